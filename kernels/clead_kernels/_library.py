@@ -1,0 +1,60 @@
+"""Opens the namespace ``torch.ops.clead``: schemas are defined here once, whoever implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# torch.library is public but not annotated: the calls into it stay in this file.
+LIBRARY = torch.library.Library("clead", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def define(schema: str) -> str:
+    """Define ``torch.ops.clead.<name>`` from a schema such as ``"name(Tensor x) -> Tensor"``.
+
+    A second copy of this package in the same process (vendored beside installed) meets the name already defined.
+    With the same schema its registrations take over; with another one it is refused.
+
+    Returns:
+        The name, without the namespace.
+
+    Raises:
+        ImportError: the name is already defined with another schema.
+    """
+    name = schema.partition("(")[0]
+    wanted = str(torch._C.parse_schema(f"clead::{schema}"))
+    if not hasattr(torch.ops.clead, name):
+        LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    elif (found := str(getattr(torch.ops.clead, name).default._schema)) != wanted:
+        raise ImportError(f"another copy of clead_kernels defined {found}, this one needs {wanted}")
+    return name
+
+
+def define_functional(
+    schema: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Callable[..., Any]:
+    """Define an op without side effects, with everything that must exist before it is first traced.
+
+    Args:
+        schema: as in ``define``.
+        kernel: computes the op on any device; runs below autograd.
+        fake: the outputs' shapes, dtypes and devices, without values.
+        backward: ``(ctx, *grads) -> gradients of all arguments``; None = the op carries no gradient.
+        setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
+
+    Returns:
+        The callable ``torch.ops.clead.<name>``.
+    """
+    name = define(schema)
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"clead::{name}", fake, lib=LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"clead::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+    op: Callable[..., Any] = getattr(torch.ops.clead, name).default
+    return op

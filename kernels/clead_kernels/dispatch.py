@@ -1,0 +1,159 @@
+"""Which implementation runs: one table of what each supports, and the choice made from it.
+
+``impl`` names how an op is computed, never what it computes: ``"reference"`` (short eager PyTorch, the
+specification), ``"triton"``, ``"native"`` (C++ or CUDA, chosen by the tensor's device) or ``"auto"``. A named
+implementation never falls back silently; only ``"auto"`` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+Impl = Literal["auto", "reference", "triton", "native"]
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
+
+
+@dataclass(frozen=True)
+class Support:
+    """What one implementation of one op can do.
+
+    Attributes:
+        op: public name of the op.
+        impl: ``"reference"``, ``"triton"`` or ``"native"``.
+        devices: device types; empty = any device PyTorch runs on.
+        dtypes: dtypes of the tensors.
+        features: (name, allowed values) pairs, e.g. ``("norm", ("linf",))``; a feature not named is not restricted.
+    """
+
+    op: str
+    impl: str
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = _FLOATS
+    features: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def covers(self, device: torch.device, dtype: torch.dtype, features: dict[str, str]) -> bool:
+        """Whether this row admits the device, the dtype and every feature asked for."""
+        if self.devices and device.type not in self.devices:
+            return False
+        if dtype not in self.dtypes:
+            return False
+        return all(features.get(name, values[0]) in values for name, values in self.features)
+
+    def __str__(self) -> str:
+        parts = ["any device" if not self.devices else ", ".join(self.devices), ", ".join(map(_short, self.dtypes))]
+        parts += [f"{name} {', '.join(values)}" for name, values in self.features]
+        return f"{self.impl} ({'; '.join(parts)})"
+
+
+# The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
+# implementation is present here. An implementation stands above another only where it was measured to be faster.
+SUPPORT: tuple[Support, ...] = (
+    *(Support(op, "reference") for op in _CONTRASTIVE),
+    Support("similarity", "reference"),
+    Support("similarity_topk", "reference"),
+    Support("pgd_step_", "native", devices=("cpu",), features=(("norm", ("linf",)),)),
+    Support("pgd_step_", "reference", features=(("norm", ("linf", "l2", "l1")),)),
+    Support("random_start_", "reference", features=(("norm", ("linf", "l2", "l1")),)),
+    Support("project_", "reference", features=(("norm", ("linf", "l2", "l1")),)),
+)
+
+OPS: tuple[str, ...] = tuple(dict.fromkeys(row.op for row in SUPPORT))
+
+
+def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtype, **features: str) -> str:
+    """The implementation that runs ``op`` for these tensors.
+
+    Args:
+        op: public name, one of ``OPS``.
+        impl: ``"auto"`` takes the first row of the table that can; a name is taken or refused.
+        device: device of the tensors; only its type matters.
+        dtype: dtype of the tensors.
+        **features: what else the call needs, e.g. ``norm="linf"``.
+
+    Returns:
+        ``"reference"``, ``"triton"`` or ``"native"``.
+
+    Raises:
+        ValueError: unknown op or impl.
+        NotImplementedError: no implementation, or not the named one, can do it; quotes the table's rows.
+    """
+    rows = _rows(op)
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl must be one of {', '.join(map(repr, get_args(Impl)))}, got {impl!r}")
+    device = torch.device(device)
+    for row in rows:
+        if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl) is None:
+            return row.impl
+    asked = ", ".join([device.type, _short(dtype), *(f"{name}={value}" for name, value in features.items())])
+    message = f"impl={impl!r} cannot run {op} on {asked}; {op} has {' and '.join(map(str, rows))}"
+    reason = _absence(impl) if any(row.impl == impl for row in rows) else None
+    raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
+
+
+def check(ops: Iterable[str], impl: str, device: torch.device | str, dtype: torch.dtype, **features: str) -> None:
+    """Refuse ``impl`` now if it cannot run every op of ``ops``, instead of in the middle of a run.
+
+    Raises:
+        ValueError: unknown op or impl.
+        NotImplementedError: as ``resolve``, for the first op that cannot run.
+    """
+    for op in ops:
+        resolve(op, impl, device=device, dtype=dtype, **features)
+
+
+def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """Which implementation ``impl="auto"`` takes here, and why: a text to print.
+
+    Args:
+        op: public name of one op; None = all.
+        device: device the tensors would be on.
+        dtype: dtype the tensors would have.
+
+    Returns:
+        One line per op with the choice, and below it one line per implementation with what it supports and whether
+        it is present.
+    """
+    device = torch.device(device)
+    return "\n".join(line for name in ([op] if op else OPS) for line in _explain_one(name, device, dtype))
+
+
+def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    rows, details, taken = _rows(op), [], ""
+    for row in rows:
+        absence = _absence(row.impl)
+        if absence is not None:
+            state = f"absent here: {absence}"
+        elif not row.covers(device, dtype, {}):
+            state = f"not for {device.type} {_short(dtype)}"
+        else:
+            state = "available" if taken else "taken"
+            taken = taken or row.impl
+        details.append(f"    {row}: {state}")
+    return [f"{op} on {device.type} {_short(dtype)}: {taken or 'none'}", *details]
+
+
+def _rows(op: str) -> list[Support]:
+    rows = [row for row in SUPPORT if row.op == op]
+    if not rows:
+        raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
+    return rows
+
+
+def _absence(impl: str) -> str | None:
+    """Why ``impl`` cannot be used in this process, or None if it can."""
+    if impl != "native":
+        return None
+    # Imported here because loading the extension needs the schemas, which need this module.
+    from . import _native
+
+    return None if _native.available() else (_native.why_absent() or "the extension clead_kernels._C is not built")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
