@@ -1,0 +1,125 @@
+"""What a data set is in memory, and how it is split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clead.rng import Rng, stream_key
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, kept as the integers they were published as.
+
+    Attributes:
+        name: for people, such as ``cifar10/train``.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        classes: name of every label.
+        max_value: the integer that means 1.0.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    max_value: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same images and labels on ``device``."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def select(self, indices: Tensor) -> Dataset:
+        """The samples at ``indices`` (int64 [M], on the images' device), in that order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The images at ``indices`` (int64 [B], on the images' device) as float32 [B, C, H, W] in [0, 1]."""
+        # A tensor, because CUDA divides by a Python number through its reciprocal: other bits than on a CPU.
+        one = torch.full((), float(self.max_value), device=self.images.device)
+        return self.images[indices].to(torch.float32) / one
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set cut into train, validation and test; choices are made on validation, never on test.
+
+    The sample index of a random stream is the index within its split.
+
+    Attributes:
+        train: what training sees.
+        val: held out of the published training set; may be empty.
+        test: the published test set.
+        mean: per channel, of the training images in [0, 1].
+        std: per channel, of the training images in [0, 1].
+    """
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.train.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        height, width = self.train.images.shape[2:]
+        return height, width
+
+    def to(self, device: torch.device | str) -> Splits:
+        """All three parts on ``device``."""
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+
+def stratified_split(labels: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Cut the indices of ``labels`` into parts with equal shares of every class.
+
+    The cut is a function of the labels and the sizes alone, so no run's seed moves it.
+
+    Args:
+        labels: int64 [N].
+        sizes: length of every part; they sum to N.
+
+    Returns:
+        One ascending int64 [size] per part.
+    """
+    if sum(sizes) != len(labels) or min(sizes) < 0:
+        raise ValueError(f"sizes must be non-negative and sum to {len(labels)}, got {tuple(sizes)}")
+    high, low = Rng(stream_key(0, "split"), torch.arange(len(labels))).words(2).unbind(1)
+    shuffled = torch.argsort((high >> 1 << 32) | low, stable=True)
+    # A sample's place within its class, in (0, 1): any interval of places holds the same share of every class.
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in range(int(labels.max()) + 1):
+        members = shuffled[labels[shuffled] == label]
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    order = shuffled[torch.argsort(place[shuffled], stable=True)]
+    return tuple(part.sort().values for part in order.split_with_sizes(list(sizes)))
+
+
+def channel_statistics(images: Tensor, max_value: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and (population) standard deviation per channel of uint8 [N, C, H, W] divided by ``max_value``."""
+    value = torch.arange(256, dtype=torch.float64) / max_value
+    mean, std = [], []
+    for channel in images.unbind(1):
+        # A histogram of the 256 values: exact, and no float copy of the whole set.
+        share = torch.bincount(channel.flatten(), minlength=256).to(torch.float64) / channel.numel()
+        mean.append(float(share @ value))
+        std.append(float((share @ (value - mean[-1]).square()).sqrt()))
+    return tuple(mean), tuple(std)

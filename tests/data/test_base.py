@@ -1,0 +1,82 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from clead.data import DATASETS, Dataset, find_dataset, load
+from clead.data.base import channel_statistics, stratified_split
+from clead.errors import UserError
+
+
+def digest(parts) -> str:
+    return hashlib.sha256(b"".join(part.numpy().astype("<i8").tobytes() for part in parts)).hexdigest()
+
+
+def test_batch_divides_exactly_by_the_value_that_means_one():
+    images = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
+    dataset = Dataset("ramp", images, torch.zeros(256, dtype=torch.int64), ("only",), 255)
+    expected = (np.arange(256) / 255).astype(np.float32)
+    batch = dataset.batch(torch.arange(256))
+    assert batch.dtype == torch.float32 and batch.shape == (256, 1, 1, 1)
+    np.testing.assert_array_equal(batch.flatten().numpy(), expected)
+
+
+def test_select_and_batch_follow_the_order_of_the_indices():
+    dataset = Dataset("x", torch.tensor([0, 4, 8, 16], dtype=torch.uint8).reshape(4, 1, 1, 1), torch.arange(4), (), 16)
+    assert dataset.select(torch.tensor([3, 1])).labels.tolist() == [3, 1]
+    assert dataset.batch(torch.tensor([3, 1])).flatten().tolist() == [1.0, 0.25]
+
+
+def test_channel_statistics_are_numpys():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (50, 2, 4, 4), dtype=np.uint8))
+    pixels = images.numpy().astype(np.float64) / 16
+    mean, std = channel_statistics(images, 16)
+    np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-12)
+
+
+def test_split_covers_every_index_once_with_equal_shares():
+    labels = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
+    parts = stratified_split(labels, (70, 20, 10))
+    assert sorted(torch.cat(parts).tolist()) == list(range(100))
+    for part, share in zip(parts, (0.7, 0.2, 0.1), strict=True):
+        assert part.tolist() == sorted(part.tolist())
+        counts = torch.bincount(labels[part], minlength=3).tolist()
+        assert all(abs(count - share * size) <= 1 for count, size in zip(counts, (60, 30, 10), strict=True))
+
+
+def test_split_is_random_within_a_class_and_pinned():
+    parts = stratified_split(torch.zeros(12, dtype=torch.int64), (8, 4))
+    assert parts[1].tolist() == [0, 6, 7, 11]
+
+
+def test_split_refuses_sizes_that_do_not_add_up():
+    with pytest.raises(ValueError, match="sum to 3"):
+        stratified_split(torch.zeros(3, dtype=torch.int64), (1, 1))
+
+
+def test_digits_are_scikit_learns_pixels_split_1197_100_500():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = torch.from_numpy(bunch.target)
+    parts = stratified_split(labels, (1197, 100, 500))
+    splits = load("digits")
+    for dataset, indices in zip((splits.train, splits.val, splits.test), parts, strict=True):
+        np.testing.assert_array_equal(dataset.images[:, 0].numpy(), bunch.images[indices.numpy()])
+        np.testing.assert_array_equal(dataset.labels.numpy(), bunch.target[indices.numpy()])
+        shares = torch.bincount(labels).double() * len(indices) / 1797
+        assert (torch.bincount(dataset.labels, minlength=10) - shares).abs().max() <= 1
+    assert [len(part) for part in parts] == [1197, 100, 500]
+    assert digest(parts) == "8039c0809bd033970e017cb88152eaf682bd82c9cb77f3e143810c8a5c8b1cda"
+    assert (splits.num_classes, splits.in_channels, splits.image_size) == (10, 1, (8, 8))
+    pixels = splits.train.images.double() / 16
+    np.testing.assert_allclose(splits.mean + splits.std, [pixels.mean(), pixels.std(correction=0)], rtol=1e-12)
+    assert splits.train.batch(torch.arange(1197)).max() == 1
+
+
+def test_every_data_set_is_reached_by_name():
+    assert set(DATASETS) == {"digits", "cifar10"}
+    with pytest.raises(UserError, match="unknown data set 'cifar-10'; the nearest is 'cifar10'"):
+        find_dataset("cifar-10")
