@@ -58,3 +58,8 @@ def define_functional(
         torch.library.register_autograd(f"clead::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     op: Callable[..., Any] = getattr(torch.ops.clead, name).default
     return op
+
+
+def refuse_second_derivative(ctx: Any, *grads: Any) -> Any:
+    """The ``backward`` of every backward op: a second derivative would otherwise be silently zero or wrong."""
+    raise NotImplementedError("clead_kernels has first derivatives only: call backward or grad without create_graph")

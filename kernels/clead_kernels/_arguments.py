@@ -1,0 +1,97 @@
+"""Argument checks shared by the front doors: each raises one sentence naming the argument, what was expected, found."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """Whether values may be looked at: never while compiling, and off the CPU (it waits) only with CLEAD_CHECK=1."""
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" or (tensor.device.type != "meta" and os.environ.get("CLEAD_CHECK") == "1")
+
+
+def check_rows(name: str, x: Tensor, *, batched: bool = False) -> None:
+    """``x`` is a floating-point [rows, d] tensor (``batched``: [..., rows, d])."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {_short(x.dtype)}")
+    if x.ndim < 2 or (x.ndim > 2 and not batched):
+        expected = "[..., rows, d]" if batched else "[rows, d]"
+        raise ValueError(f"{name} must have shape {expected}, got {list(x.shape)}")
+
+
+def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Both have the same last dimension, dtype and device."""
+    if x.shape[-1] != other.shape[-1]:
+        raise ValueError(
+            f"{name} and {other_name} must have the same last dimension, got {list(x.shape)} and {list(other.shape)}"
+        )
+    if x.dtype != other.dtype:
+        raise TypeError(
+            f"{name} and {other_name} must have the same dtype, got {_short(x.dtype)} and {_short(other.dtype)}"
+        )
+    if x.device != other.device:
+        raise ValueError(f"{name} and {other_name} must be on the same device, got {x.device} and {other.device}")
+
+
+def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float]:
+    """A temperature as the ops take it: (0-d tensor or None, float)."""
+    if isinstance(temperature, Tensor):
+        if temperature.ndim != 0 or not temperature.is_floating_point():
+            found = f"{list(temperature.shape)} {_short(temperature.dtype)}"
+            raise ValueError(f"temperature must be a float or a 0-d floating-point tensor, got {found}")
+        if values_readable(temperature):
+            _check_positive("temperature", temperature.item())
+        return temperature, 0.0
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a float or a 0-d tensor, got {type(temperature).__name__}")
+    _check_positive("temperature", temperature)
+    return None, float(temperature)
+
+
+def check_integers(name: str, x: Tensor, lengths: Sequence[int], device: torch.device) -> Tensor:
+    """``x`` is an integer vector with one of the allowed lengths, on ``device``; returned as int64."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be an integer tensor, got {type(x).__name__}")
+    if x.dtype not in _INTEGERS:
+        raise TypeError(f"{name} must hold integers, got {_short(x.dtype)}")
+    if x.ndim != 1 or x.shape[0] not in lengths:
+        raise ValueError(f"{name} must have shape {' or '.join(f'[{n}]' for n in lengths)}, got {list(x.shape)}")
+    if x.device != device:
+        raise ValueError(f"{name} must be on {device} like the embeddings, got {x.device}")
+    return x.to(torch.int64)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
+    """``value`` is an integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

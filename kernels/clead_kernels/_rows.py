@@ -1,0 +1,39 @@
+"""Row geometry shared by the reference implementations: working precision, unit rows and the gradient through them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+TINY = 1e-12
+"""Rows with a smaller norm are divided by this and get no gradient (``torch.nn.functional.normalize``'s floor)."""
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Switches autocast off: inside an op it would round the matrix products behind our back."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """``x / max(|x|, 1e-12)`` over the last dimension, in the working dtype: float16 does not round the floor to 0."""
+    x = x.to(working_dtype(x.dtype))
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / norm.clamp_min(TINY)
+
+
+def unit_rows_backward(grad_unit: Tensor, x: Tensor) -> Tensor:
+    """The gradient w.r.t. ``x`` from that w.r.t. ``unit_rows(x)``, in the working dtype; 0 where |x| < 1e-12."""
+    x = x.to(grad_unit.dtype)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    unit = x / norm.clamp_min(TINY)
+    radial = (unit * grad_unit).sum(-1, keepdim=True)
+    return torch.where(norm >= TINY, (grad_unit - unit * radial) / norm.clamp_min(TINY), 0.0)

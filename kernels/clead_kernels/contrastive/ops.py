@@ -1,0 +1,110 @@
+"""``torch.ops.clead.contrastive`` and ``contrastive_backward``: schemas, fakes, autograd.
+
+One pair of ops serves the whole family: ``Pairs`` says which loss it is. Reductions happen outside, on the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _library, _rows
+from . import pairs, reference
+
+_FORWARD = {"reference": reference.forward}
+_BACKWARD = {"reference": reference.backward}
+
+_ARGUMENTS = (
+    "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "
+    + pairs.SCHEMA
+)
+
+
+def _forward(
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature_tensor: Tensor | None,
+    temperature: float,
+    normalize: bool,
+    impl: str,
+    *rules: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale = temperature if temperature_tensor is None else temperature_tensor
+    return _FORWARD[impl](anchors, candidates, scale, normalize, pairs.Pairs(*rules))
+
+
+def _forward_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    rows, dtype = anchors.shape[0], _rows.working_dtype(anchors.dtype)
+    return (
+        anchors.new_empty(rows, dtype=dtype),
+        anchors.new_empty(rows, dtype=torch.int64),
+        anchors.new_empty((2, rows), dtype=dtype),
+    )
+
+
+def _backward(
+    grad_loss: Tensor,
+    statistics: Tensor,
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature_tensor: Tensor | None,
+    temperature: float,
+    normalize: bool,
+    impl: str,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *rules, needs = rest
+    scale = temperature if temperature_tensor is None else temperature_tensor
+    grad_anchors, grad_candidates, grad_temperature = _BACKWARD[impl](
+        grad_loss, statistics, anchors, candidates, scale, normalize, pairs.Pairs(*rules), needs
+    )
+    if temperature_tensor is not None:
+        grad_temperature = grad_temperature.to(temperature_tensor)
+    return grad_anchors, grad_candidates, grad_temperature
+
+
+def _backward_fake(
+    grad_loss: Tensor,
+    statistics: Tensor,
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature_tensor: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    needs = rest[-1]
+    nothing = [statistics.new_empty(0) for _ in range(3)]
+    return (
+        anchors.new_empty(anchors.shape) if needs[0] else nothing[0],
+        candidates.new_empty(candidates.shape) if candidates is not None and needs[1] else nothing[1],
+        nothing[2] if temperature_tensor is None else temperature_tensor.new_empty(() if needs[2] else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, num_positives, statistics = output
+    ctx.mark_non_differentiable(num_positives, statistics)
+    ctx.save_for_backward(statistics, *(x if isinstance(x, Tensor) else None for x in inputs))
+    ctx.plain = [None if isinstance(x, Tensor) else x for x in inputs]
+
+
+def _differentiate(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    statistics, *tensors = ctx.saved_tensors
+    inputs = [plain if tensor is None else tensor for tensor, plain in zip(tensors, ctx.plain, strict=True)]
+    needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
+    grads = backward_op(grad_loss, statistics, *inputs, needs)
+    wanted = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+    return (*wanted, *(None for _ in inputs[3:]))
+
+
+backward_op = _library.define_functional(
+    f"contrastive_backward(Tensor grad_loss, Tensor statistics, {_ARGUMENTS}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+    _library.refuse_second_derivative,
+)
+forward_op = _library.define_functional(
+    f"contrastive({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _forward, _forward_fake, _differentiate, _save
+)

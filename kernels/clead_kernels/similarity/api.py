@@ -1,0 +1,79 @@
+"""The front doors of similarity."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _arguments as arguments
+from .. import dispatch
+from . import ops
+
+
+def similarity(
+    a: Tensor,
+    b: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    normalize: bool = True,
+    impl: dispatch.Impl = "auto",
+) -> Tensor:
+    """Similarity of every row of ``a`` to every row of ``b``, divided by the temperature; differentiable.
+
+    Args:
+        a: [..., M, d], float64, float32, bfloat16 or float16.
+        b: [..., N, d], same dtype and device; leading dimensions broadcast as in ``torch.matmul``.
+        temperature: positive float or 0-d tensor, which may require grad.
+        normalize: cosine similarity if True (a row with a norm below 1e-12 gets no gradient), else the dot product.
+        impl: which implementation, see ``explain``.
+
+    Returns:
+        [..., M, N] in the dtype of the inputs; float32 inside for half inputs, rounded once.
+
+    Raises:
+        ValueError: shapes, devices or temperature do not fit.
+        TypeError: a dtype does not fit.
+        NotImplementedError: ``impl`` cannot do it.
+    """
+    arguments.check_rows("a", a, batched=True)
+    arguments.check_rows("b", b, batched=True)
+    arguments.check_alike("a", a, "b", b)
+    batches = (a.shape[:-2], b.shape[:-2])
+    for m, n in zip(reversed(batches[0]), reversed(batches[1]), strict=False):
+        if m != n and 1 not in (m, n):
+            raise ValueError(
+                f"a and b must have leading dimensions that broadcast, got {list(a.shape)} and {list(b.shape)}"
+            )
+    chosen = dispatch.resolve("similarity", impl, device=a.device, dtype=a.dtype)
+    scores: Tensor = ops.forward_op(a, b, *arguments.split_temperature(temperature), normalize, chosen)
+    return scores
+
+
+def similarity_topk(
+    queries: Tensor, bank: Tensor, k: int, *, normalize: bool = True, impl: dispatch.Impl = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The k rows of ``bank`` most similar to each query, without holding the whole [M, N] matrix.
+
+    The values carry no gradient; for that, gather from ``similarity``. Equal values may come in any order.
+
+    Args:
+        queries: [M, d], float64, float32, bfloat16 or float16.
+        bank: [N, d], same dtype and device.
+        k: how many, in [1, N].
+        normalize: cosine similarity if True, else the dot product.
+        impl: which implementation, see ``explain``.
+
+    Returns:
+        Values [M, k], descending, in the dtype of the inputs, and indices int64 [M, k] into ``bank``.
+
+    Raises:
+        ValueError: shapes or devices do not fit, or k is outside [1, N].
+        TypeError: a dtype does not fit.
+        NotImplementedError: ``impl`` cannot do it.
+    """
+    arguments.check_rows("queries", queries)
+    arguments.check_rows("bank", bank)
+    arguments.check_alike("queries", queries, "bank", bank)
+    arguments.check_count("k", k, 1, bank.shape[0])
+    chosen = dispatch.resolve("similarity_topk", impl, device=queries.device, dtype=queries.dtype)
+    values, indices = ops.topk_op(queries.detach(), bank.detach(), k, normalize, chosen)
+    return values, indices
