@@ -1,0 +1,60 @@
+"""Augmentation of whole batches on their device; every image has its own counter-based random numbers."""
+
+import difflib
+
+from clead.augment.base import Augmentation, Transform
+from clead.augment.color import ColorJitter, RandomBrightness, RandomGrayscale
+from clead.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
+from clead.errors import UserError
+
+_ALL = (
+    Augmentation("none"),
+    # Digits read the other way round, cropped or tinted are no digits any more.
+    Augmentation("digits", (RandomAffine(shift=1, rotation=10, scale=(0.9, 1.1)), RandomBrightness(0.1))),
+    # Supervised training on CIFAR.
+    Augmentation("crop_flip", (RandomCrop(padding=4), HorizontalFlip())),
+    # C-LEAD's "random cropping and horizontal flipping".
+    Augmentation("rrc_flip", (RandomResizedCrop(scale=(0.2, 1.0)), HorizontalFlip())),
+    Augmentation(
+        "simclr",
+        (
+            RandomResizedCrop(scale=(0.08, 1.0)),
+            HorizontalFlip(),
+            ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+            RandomGrayscale(0.2),
+        ),
+    ),
+    Augmentation(
+        "supcon",
+        (
+            RandomResizedCrop(scale=(0.2, 1.0)),
+            HorizontalFlip(),
+            ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            RandomGrayscale(0.2),
+        ),
+    ),
+)
+
+AUGMENTATIONS: dict[str, Augmentation] = {augmentation.name: augmentation for augmentation in _ALL}
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "ColorJitter",
+    "HorizontalFlip",
+    "RandomAffine",
+    "RandomBrightness",
+    "RandomCrop",
+    "RandomGrayscale",
+    "RandomResizedCrop",
+    "Transform",
+    "find_augmentation",
+]
+
+
+def find_augmentation(name: str) -> Augmentation:
+    """The augmentation called ``name``; a UserError names the nearest one."""
+    if name in AUGMENTATIONS:
+        return AUGMENTATIONS[name]
+    near = difflib.get_close_matches(name, AUGMENTATIONS, n=1, cutoff=0.0)[0]
+    raise UserError(f"unknown augmentation {name!r}; the nearest is {near!r}, of {', '.join(AUGMENTATIONS)}")

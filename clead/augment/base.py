@@ -1,0 +1,81 @@
+"""How transforms are chained and fed with random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from clead.errors import UserError
+from clead.rng import Rng
+
+
+class Transform(Protocol):
+    """One random change of a batch of images, a pure function of the images and of uniform numbers."""
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers wanted per image."""
+
+    @property
+    def color(self) -> bool:
+        """Makes sense for red, green and blue only."""
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] and u float64 [draws, B] in [0, 1) -> images of the same shape."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Transforms in order, every image with its own random numbers.
+
+    Numbers belong to (key, step, image, view, draw), so an image's result does not depend on the batch around it. The
+    transforms take consecutive ranges of draws: one that is appended leaves the numbers of those before it alone.
+
+    Attributes:
+        name: for messages.
+        transforms: applied in this order.
+    """
+
+    name: str
+    transforms: tuple[Transform, ...] = ()
+
+    def check_channels(self, channels: int) -> None:
+        """Raise a UserError if images with ``channels`` channels cannot be augmented this way."""
+        if channels != 3 and any(transform.color for transform in self.transforms):
+            raise UserError(
+                f"augmentation {self.name!r} changes colours: expected images with 3 channels, got {channels}"
+            )
+
+    def __call__(self, images: Tensor, rng: Rng) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            images: float32 or float64 [B, C, H, W] in [0, 1]; left unchanged.
+            rng: stream with one sample id per image, on the images' device.
+
+        Returns:
+            Images of the same shape, dtype and range.
+        """
+        if images.dim() != 4 or images.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"images must be float32 or float64 [B, C, H, W], got {images.dtype} {list(images.shape)}")
+        if len(rng.sample_ids) != len(images):
+            raise ValueError(f"rng must name {len(images)} samples, one per image, got {len(rng.sample_ids)}")
+        self.check_channels(images.shape[1])
+        if not self.transforms:
+            return images
+        draws = [transform.draws for transform in self.transforms]
+        # float64, so that sines and roots rounded to float32 agree across devices; [draws, B], so that each is
+        # contiguous and takes the same vector code for any batch size.
+        uniforms = rng.uniform(sum(draws)).to(torch.float64).t().contiguous()
+        for transform, u in zip(self.transforms, uniforms.split_with_sizes(draws), strict=True):
+            images = transform(images, u)
+        # Interpolation weights sum to 1 only up to rounding.
+        return images.clamp(0, 1)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return values[:, None, None, None]
