@@ -119,6 +119,20 @@ def test_nothing_is_best_alone():
     assert "**" not in report.to_markdown([row("trained", "clean", 0.9)])
 
 
+def test_best_is_best_on_the_same_data():
+    values = {
+        ("digits", "trained"): 0.9,
+        ("digits", "random"): 0.8,
+        ("cifar10", "trained"): 0.6,
+        ("cifar10", "random"): 0.4,
+    }
+    rows = [row(model, "clean", value, dataset=data, run=data) for (data, model), value in values.items()]
+    text = report.to_markdown(rows)
+    assert "| digits | trained | **90.0** |" in text
+    assert "| cifar10 | trained | **60.0** |" in text
+    assert text.count("**") == 4
+
+
 def test_an_attack_not_measured_on_every_model_goes_to_the_footer():
     rows = [row("trained", "clean", 0.9), row("undefended", "clean", 0.95), row("trained", "pgd20", 0.5, 0.1)]
     text = report.to_markdown(rows)

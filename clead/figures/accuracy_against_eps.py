@@ -40,13 +40,12 @@ def figure(run: Path) -> Figure:
     axes = drawn.add_subplot()
     plain_axes(axes)
     method = read_method(run)
-    protocols = list(dict.fromkeys(key[1:] for key in lines))
-    for (model, *protocol), line in lines.items():
-        index = protocols.index(tuple(protocol))
-        name = model_name(model, method)
-        if len(protocols) > 1:
-            name += f" ({' '.join(str(word) for word in protocol if word)})"
-        draw_line(axes, line, name, COLOURS.get(model, INK), STYLES[index % len(STYLES)])
+    for key, line in lines.items():
+        twins = [other for other in lines if other[0] == key[0]]
+        # Only what tells the lines of one model apart is worth a word.
+        apart = [word or "-" for word, *others in zip(key, *twins, strict=True) if len(set(others)) > 1]
+        name = ", ".join([model_name(key[0], method), *apart])
+        draw_line(axes, line, name, COLOURS.get(key[0], INK), STYLES[twins.index(key) % len(STYLES)])
     label_axes(axes, shown, attack)
     return drawn
 

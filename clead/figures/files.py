@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,9 @@ def _check_row(path: Path, index: int, row: object) -> None:
     for key in ("model", "name"):
         if not isinstance(row.get(key), str):
             raise UserError(f"{path}: expected a string under {key} of row {index}, found {row.get(key)!r}")
+    for key in ("dataset", "split"):
+        if not isinstance(row.get(key), str | None):
+            raise UserError(f"{path}: expected a string or null under {key} of row {index}, found {row[key]!r}")
     for key in ("eps", "samples", "severity"):
         if not _is_number(row.get(key)):
             raise UserError(f"{path}: expected a number or null under {key} of row {index}, found {row[key]!r}")
@@ -232,7 +236,10 @@ def write_figure(figure: Figure, run: Path, name: str) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         try:
-            figure.savefig(unfinished, format="png", dpi=PIXELS_PER_INCH, facecolor="white")
+            with warnings.catch_warnings():
+                # The name of a run may hold characters that the font lacks; they become boxes.
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                figure.savefig(unfinished, format="png", dpi=PIXELS_PER_INCH, facecolor="white")
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)

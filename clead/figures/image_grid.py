@@ -41,14 +41,15 @@ def figure(run: Path) -> Figure:
     title = f"{attack} on {model_name(examples.model, read_method(run))}"
     key = "above: true class, below: prediction (✗ wrong)"
     subtitle = " · ".join(word for word in (data, key, run.name) if word)
-    drawn = new_figure(0.75 + 3 * (7.0 / max(count, 5) + 0.28), title, subtitle)
+    columns = max(count, 5)  # a single image need not fill the page
+    drawn = new_figure(0.75 + 3 * (7.0 / columns + 0.28), title, subtitle)
     images = (examples.clean, examples.adversarial, amplified(examples))
     predictions = (examples.clean_prediction, examples.adversarial_prediction, None)
     names = ("clean", f"attacked\neps {format_eps(examples.eps)}", f"difference\n× {amplification(examples)}")
     colour = examples.clean.shape[1] == 3
     for row, (batch, predicted, name) in enumerate(zip(images, predictions, names, strict=True)):
         for column in range(count):
-            axes = drawn.add_subplot(3, count, row * count + column + 1)
+            axes = drawn.add_subplot(3, columns, row * columns + column + 1)
             show(axes, batch[column], "gray" if row < 2 else "RdBu_r")
             label = int(examples.labels[column])
             if row == 0:

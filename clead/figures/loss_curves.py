@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from clead.figures.files import MissingFile, comparisons, read_data, read_method, read_metrics, write_figure
@@ -93,6 +94,7 @@ def draw_stage(
             axes.plot(steps, shown, color=colour, linewidth=1.2, linestyle=style, label=f"{name}: {term}")
     scale(axes)
     axes.set_title(STAGE_NAMES.get(stage, stage.replace("_", " ")), size=11, color=INK, loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("optimiser step", color=INK)
     axes.set_ylabel("loss", color=INK)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)

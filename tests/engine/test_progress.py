@@ -123,6 +123,16 @@ def test_rate_needs_two_updates():
         assert stage.images_per_s == pytest.approx((8 * math.exp(-0.2) + 8) / 2)
 
 
+def test_time_left_counts_skipped_steps():
+    clock = Clock()
+    progress, output = plain(clock)
+    with progress.stage("s", 100, 1) as stage:
+        for step in (1, 11, 21):  # reported every ten steps, 5 s each
+            clock.now += 5
+            stage.update(epoch=1, step=step, loss=1.0, images=80)
+    assert output.getvalue().splitlines()[2] == "s: epoch 1/1, step 21/100, loss 1.000, 16.0 images/s, 0:40 left"
+
+
 def test_rate_forgets_the_past():
     rate = Throughput()
     for _ in range(100):

@@ -190,9 +190,10 @@ def test_of_repeated_radii_the_stronger_attack_counts(run, synthetic):
 def test_other_protocols_have_lines_of_their_own(run, synthetic):
     protocols = ("linear_eval", "adv_linear_eval")
     rows = [synthetic.row("trained", "pgd20", 0.5, eps, protocol=name) for name in protocols for eps in (0.1, 0.2)]
+    rows.append(synthetic.row("undefended", "pgd20", 0.5, 0.1, protocol="end_to_end"))
     synthetic.write_results(run, rows)
     (axes,) = accuracy.figure(run).axes
-    assert [line.count("linear_eval") for line in named_lines(axes)] == [1, 1]
+    assert list(named_lines(axes)) == ["C-LEAD, linear_eval", "C-LEAD, adv_linear_eval", "ce, no defence"]
     assert len({str(line.get_linestyle()) for line in axes.get_lines()}) == 2
 
 
@@ -240,6 +241,8 @@ def test_malformed_results(run, content, found):
         {"eps": "8/255"},
         {"flags": 3},
         {"samples": "many"},
+        {"dataset": ["digits"]},
+        {"split": 0},
     ],
 )
 def test_malformed_row(run, synthetic, change):
@@ -351,8 +354,8 @@ def test_a_figure_is_written_whole_or_not_at_all(run, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_dollar_signs_are_no_mathematics(run):
-    odd = run.rename(run.parent / "cost_$5$_\\frac$")
+def test_odd_names_of_runs(run):
+    odd = run.rename(run.parent / "cost_$5$_\\frac$_実験\t")  # no mathematics, and characters the font lacks
     assert len(draw_all(odd)) == 3
 
 
