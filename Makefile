@@ -1,0 +1,10 @@
+# One line each; everything here also works without make.
+PY := .venv/bin/python
+
+setup: ; ./.ci/setup test dev
+run: ; ./.ci/setup && $(PY) -m clead.train clead --resume
+test: ; ./.ci/setup test && $(PY) -m pytest
+test-slow: ; $(PY) -m pytest -m "slow and not gpu"
+check: ; $(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+ci: ; ./.ci/run
+.PHONY: setup run test test-slow check ci

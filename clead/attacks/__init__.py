@@ -1,0 +1,6 @@
+"""Adversarial attacks: short loops over ``clead_kernels.perturb``."""
+
+from clead.attacks.objective import Objective, frozen
+from clead.attacks.pgd import Constraint, attack
+
+__all__ = ["Constraint", "Objective", "attack", "frozen"]

@@ -1,0 +1,248 @@
+"""From the command line to configurations, and from errors to one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from clead.config import RunOptions, TrainConfig
+from clead.engine.files import read_json
+from clead.errors import UserError
+from clead.methods import find_method
+from clead.recipes import RECIPES, find_recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to do."""
+
+    method: str
+    recipe: str
+    config: TrainConfig
+    out: Path
+    resume: bool
+    overwrite: bool
+
+
+def plans(argv: Sequence[str]) -> list[Plan]:
+    """The runs that a ``clead.train`` command line asks for."""
+    seen = _first_look(argv)
+    method, recipe, default, given = _starting_point(seen)
+    config, options = _parse(method, default, argv, given)
+    variants: list[tuple[TrainConfig, str]] = [(config, "")]
+    if options.sweep is not None:
+        variants = _swept(method, default, argv, given, options.sweep)
+    if options.seeds is not None:
+        variants = [
+            (replace(variant, seed=seed), f"{suffix}-s{seed}") for variant, suffix in variants for seed in options.seeds
+        ]
+    return [
+        Plan(method, recipe, variant, _run_folder(method, variant, suffix, options), options.resume, options.overwrite)
+        for variant, suffix in variants
+    ]
+
+
+def _run_folder(method: str, config: TrainConfig, suffix: str, options: RunOptions) -> Path:
+    if options.out is not None:
+        return options.out.with_name(options.out.name + suffix) if suffix else options.out
+    swept = suffix.removesuffix(f"-s{config.seed}")
+    return Path("runs") / f"{method}-{config.data}{swept}-s{config.seed}"
+
+
+def _first_look(argv: Sequence[str]) -> argparse.Namespace:
+    """The few arguments that decide what the others mean."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--recipe", "--config", "--data", "--out"):
+        parser.add_argument(flag)
+    parser.add_argument("--resume", nargs="?", const="True")
+    with contextlib.redirect_stderr(io.StringIO()) as captured:
+        try:
+            seen, rest = parser.parse_known_args(list(argv))
+        except SystemExit as error:
+            raise UserError(captured.getvalue().strip().rpartition("error: ")[2]) from error
+    seen.method = rest[0] if rest and not rest[0].startswith("-") else None
+    return seen
+
+
+def _starting_point(seen: argparse.Namespace) -> tuple[str, str, TrainConfig, bool]:
+    """(method, recipe, the configuration that flags override, whether the method was on the command line)."""
+    given = seen.method is not None
+    if seen.config is not None:
+        method, recipe, config = read_config(Path(seen.config))
+        if given and seen.method != method:
+            raise UserError(f"{seen.config}: expected a configuration of {seen.method!r}, found one of {method!r}")
+        return method, recipe, config, given
+    if not given:
+        raise UserError(
+            "expected a method as the first argument, such as `python -m clead.train clead`; --list shows all"
+        )
+    find_method(seen.method)
+    if seen.resume == "True":
+        saved = Path(seen.out or f"runs/{seen.method}-{seen.data or 'digits'}-s0") / "config.json"
+        if saved.is_file():
+            method, recipe, config = read_config(saved)
+            if method == seen.method:
+                return method, recipe, config, given
+    recipe = find_recipe(seen.recipe or _default_recipe(seen.method, seen.data or "digits"))
+    if recipe.method != seen.method:
+        raise UserError(f"recipe {recipe.name!r} is for the method {recipe.method!r}, got {seen.method!r}")
+    return recipe.method, recipe.name, recipe.config, given
+
+
+def _default_recipe(method: str, data: str) -> str:
+    known = [recipe.config.data for recipe in RECIPES.values() if recipe.method == method]
+    if data not in known:
+        near = difflib.get_close_matches(data, known, n=1, cutoff=0.0)[0]
+        raise UserError(f"{method} has no recipe for --data {data!r}; the nearest is {near!r}")
+    return next(r.name for r in RECIPES.values() if r.method == method and r.config.data == data)
+
+
+def _parse(method: str, default: TrainConfig, argv: Sequence[str], given: bool) -> tuple[TrainConfig, RunOptions]:
+    """All arguments, with tyro."""
+    config_type = type(default)
+    options: list[Any] = [
+        ("settings", Annotated[config_type, tyro.conf.arg(name="")], default),
+        ("options", Annotated[RunOptions, tyro.conf.arg(name="")], RunOptions()),
+        (
+            "recipe",
+            Annotated[str | None, tyro.conf.arg(help="Start from this recipe (python -m clead.recipes).")],
+            None,
+        ),
+        ("config", Annotated[Path | None, tyro.conf.arg(help="Start from this config.json.")], None),
+        ("list", Annotated[bool, tyro.conf.arg(help="List the methods and leave.")], False),
+    ]
+    command = make_dataclass("Command", options, frozen=True)
+    rest = list(argv)
+    if given:
+        rest.remove(method)
+    parsed: Any = tyro_cli(
+        command, rest, prog=f"python -m clead.train {method}", description=find_method(method).__doc__
+    )
+    return parsed.settings, parsed.options
+
+
+def tyro_cli(command: Any, args: list[str], *, prog: str, description: str | None) -> Any:
+    """``tyro.cli``, with its boxed messages turned into one sentence."""
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(
+                command,
+                args=args,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.HelptextFromCommentsOff,),
+            )
+    except SystemExit as error:
+        if error.code == 0:
+            raise
+        raise UserError(_sentence(stderr.getvalue())) from error
+
+
+def _sentence(box: str) -> str:
+    """The message inside tyro's box, and the nearest option it suggests.
+
+    The box has a title, then parts between rules: the message, suggestions, help. Its lines are drawn with box
+    characters, with the title in the upper one, or with dashes, with the title on a line of its own.
+    """
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
+    parts = re.split(r"^[╭╰─-]{3}.*$", "\n".join(lines), flags=re.MULTILINE)
+    parts = [" ".join(part.split()) for part in parts if part.strip()]
+    message = parts[0 if "╭" in box else 1]
+    for part in parts:
+        if part.startswith("Perhaps you meant"):
+            nearest = re.findall(r"--[\w.-]+", part)[0]
+            message += f"; the nearest is {nearest}"
+    return re.sub(r"Error parsing (settings\.|options\.)?", "", message)
+
+
+def _swept(
+    method: str, default: TrainConfig, argv: Sequence[str], given: bool, sweep: str
+) -> list[tuple[TrainConfig, str]]:
+    name, _, values = sweep.partition("=")
+    if not name or not values:
+        raise UserError(f"--sweep must be field=value,value, got {sweep!r}")
+    variants = []
+    for value in values.split(","):
+        config, _ = _parse(method, default, [*argv, f"--{name}", value], given)
+        variants.append((config, f"-{name}={value.replace('/', '_')}"))
+    return variants
+
+
+# config.json
+
+
+def config_values(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    return {key: _plain(value) for key, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_config(file: Path) -> tuple[str, str, TrainConfig]:
+    """(method, recipe, configuration) of a ``config.json``; its values go through the same checks as flags."""
+    saved = read_json(file, schema=1)
+    method = saved.get("method")
+    if not isinstance(method, str) or not isinstance(saved.get("values"), dict):
+        raise UserError(f"{file}: expected the keys method and values, found {sorted(saved)}")
+    try:
+        default = find_method(method).Config()
+        config, _ = _parse(method, default, _flags(saved["values"], default), given=False)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    return method, str(saved.get("recipe")), config
+
+
+def _flags(values: dict[str, Any], default: Any, prefix: str = "") -> list[str]:
+    known = {field.name for field in fields(default)}
+    flags: list[str] = []
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown setting {prefix + key!r}; the nearest is {prefix + near!r}")
+        if is_dataclass(getattr(default, key)):
+            if not isinstance(value, dict):
+                raise UserError(f"{prefix + key} must be an object, got {value!r}")
+            flags += _flags(value, getattr(default, key), f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            flags.append(f"--{prefix}{'' if value else 'no-'}{key}")
+        else:
+            flags += [f"--{prefix}{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+# exit codes
+
+
+def run_command(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        _leave(f"error: {error}", 2)
+    except OSError as error:
+        _leave(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command with --resume continues", 130)
+    raise SystemExit(0)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)

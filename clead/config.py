@@ -1,0 +1,250 @@
+"""Configuration: frozen dataclasses, which are the command line, the saved ``config.json`` and the recipes at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from clead.errors import UserError
+from clead.models.batch_norm import BatchNormConfig
+
+
+def parse_real(text: str) -> float:
+    """A float written as a decimal or as a fraction: ``0.03`` or ``8/255``."""
+    try:
+        value = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"expected a number such as 0.03 or 8/255, got {text!r}") from error
+    if not math.isfinite(value):
+        raise UserError(f"expected a finite number, got {text!r}")
+    return value
+
+
+Real = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="REAL",
+        instance_from_str=lambda args: parse_real(args[0]),
+        is_instance=lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+        str_from_instance=lambda value: [repr(float(value))],
+    ),
+]
+
+
+def parse_integers(text: str) -> tuple[int, ...]:
+    """Comma-separated integers: ``0,1,2``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"expected integers such as 0,1,2, got {text!r}") from error
+
+
+Integers = Annotated[
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT,INT,…",
+        instance_from_str=lambda args: parse_integers(args[0]),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(part, int) for part in value),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+
+Stage = Literal["pretrain", "linear_eval", "evaluate"]
+STAGES: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
+
+
+def require(condition: bool, name: str, expected: str, found: object) -> None:
+    """Raise a UserError that names a field, what was expected and what was found."""
+    if not condition:
+        raise UserError(f"{name} must be {expected}, got {found}")
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """The inner maximisation of training."""
+
+    eps: Real = 8 / 255
+    """Radius of the perturbation, pixels in [0, 1]."""
+    step_size: Real = 2 / 255
+    """Step, pixels in [0, 1]."""
+    steps: int = 10
+    """Number of gradient steps."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    random_start: bool = True
+    """Start from a uniform point of the ball."""
+
+    def __post_init__(self) -> None:
+        require(self.eps >= 0, "attack.eps", "at least 0", self.eps)
+        require(self.step_size >= 0, "attack.step_size", "at least 0", self.step_size)
+        require(self.steps >= 0, "attack.steps", "at least 0", self.steps)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    """sgd, or adam with torch's default betas."""
+    lr: Real = 0.1
+    """Peak learning rate."""
+    momentum: Real = 0.9
+    """SGD momentum; adam ignores it."""
+    weight_decay: Real = 0.0
+    """L2 penalty on every parameter."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Shape after the warm-up; cosine ends at 0."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up from 0."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "above 0", self.lr)
+        require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The backbone."""
+
+    name: str = "resnet18"
+    """A key of clead.models.ENCODERS."""
+    bn: BatchNormConfig = BatchNormConfig()
+    """Branches of batch normalisation."""
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """The MLP between features and the contrastive loss."""
+
+    hidden_dim: int = 512
+    """Width of the hidden layer."""
+    dim: int = 128
+    """Width of the embeddings."""
+
+    def __post_init__(self) -> None:
+        require(self.hidden_dim > 0, "projector.hidden_dim", "above 0", self.hidden_dim)
+        require(self.dim > 0, "projector.dim", "above 0", self.dim)
+
+
+@dataclass(frozen=True)
+class LinearEvalConfig:
+    """A linear classifier on the frozen encoder."""
+
+    epochs: int = 100
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-4, schedule="constant")
+    """Optimiser of the classifier."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "linear_eval.epochs", "at least 0", self.epochs)
+        require(self.batch_size > 0, "linear_eval.batch_size", "above 0", self.batch_size)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Attacks on the finished classifier, on the test split."""
+
+    attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw")
+    """fgsm, pgdN (N steps) and cw (linf, 20 steps on the margin)."""
+    eps: tuple[Real, ...] = (8 / 255, 16 / 255)
+    """Radii reported in the table."""
+    sweep_eps: tuple[Real, ...] = ()
+    """Further radii for PGD-20, for the figure of accuracy against eps."""
+    samples: int | None = None
+    """Only the first N test images; all when None."""
+    batch_size: int = 500
+    """Images attacked at once."""
+
+    def __post_init__(self) -> None:
+        for value in (*self.eps, *self.sweep_eps):
+            require(0 <= value <= 1, "evaluation.eps", "in [0, 1]", value)
+        require(self.samples is None or self.samples > 0, "evaluation.samples", "above 0", self.samples)
+        require(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
+
+
+Comparison = Literal["undefended", "random"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every method shares."""
+
+    data: str = "digits"
+    """A key of clead.data.DATASETS."""
+    data_dir: Path = Path("data")
+    """Folder that holds the data set's files."""
+    download: bool = False
+    """Fetch the data set when it is not in data_dir."""
+    augment: str = "digits"
+    """A key of clead.augment.AUGMENTATIONS."""
+    epochs: int = 100
+    """Passes over the training split; 0 keeps the initial weights."""
+    batch_size: int = 512
+    """Images per step; a smaller last batch of an epoch is dropped."""
+    seed: int = 0
+    """Seed of every random stream."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes cuda when there is one."""
+    threads: int = 0
+    """CPU threads; 0 leaves the number to torch."""
+    impl: Literal["auto", "reference", "triton", "native"] = "auto"
+    """Implementation of the clead_kernels operators."""
+    encoder: EncoderConfig = EncoderConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    linear_eval: LinearEvalConfig = LinearEvalConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    stages: tuple[Stage, ...] = STAGES
+    """Stages to run, in order."""
+    compare: tuple[Comparison, ...] = ()
+    """Models shown beside the trained one: undefended (ce for the same steps), random (untrained encoder)."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
+        require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
+        require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
+        require(self.threads >= 0, "threads", "at least 0", self.threads)
+        require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
+        order = [STAGES.index(stage) for stage in self.stages]
+        require(order == sorted(set(order)) and order != [], "stages", f"a subsequence of {STAGES}", self.stages)
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(TrainConfig):
+    """What every contrastive method adds."""
+
+    projector: ProjectorConfig = ProjectorConfig()
+    temperature: Real = 0.5
+    """Softmax temperature of the contrastive loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature > 0, "temperature", "above 0", self.temperature)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to do with the configuration; not part of it."""
+
+    out: Path | None = None
+    """Run folder; default runs/<method>-<data>-s<seed>."""
+    resume: bool = False
+    """Continue an existing run folder (or start, when there is none)."""
+    overwrite: bool = False
+    """Replace an existing run folder."""
+    seeds: Integers | None = None
+    """One run per seed, each in its own folder."""
+    sweep: str | None = None
+    """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""

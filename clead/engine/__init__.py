@@ -1,0 +1,1 @@
+"""Training: the loop, optimisers, checkpoints, the run folder and what the user sees of it."""

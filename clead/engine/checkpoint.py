@@ -1,0 +1,116 @@
+"""Checkpoints: ``<stage>-<step>/{weights.safetensors, state.pt, meta.json}``, complete or absent.
+
+A checkpoint is written into ``.tmp-<stage>-<step>``, flushed to disk and renamed; ``meta.json`` carries the sha256 of
+the other two files, so that a truncated or altered one is recognised before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from clead.config import STAGES
+from clead.engine.files import read_json, remove_tree, write_json, write_synced
+from clead.errors import UserError
+
+SCHEMA = 1
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read from disk.
+
+    Attributes:
+        path: its folder.
+        meta: stage, step, epoch, complete (the stage is finished), model (what is needed to build it).
+        weights: state dict of the model, on the CPU.
+        state: optimiser state and whatever else training continues from.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(folder: Path, meta: dict[str, Any], weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write a checkpoint into ``folder`` (a run's ``checkpoints``) and drop all but the last two of its stage."""
+    name = f"{meta['stage']}-{meta['step']:08d}"
+    final, temporary = folder / name, folder / f".tmp-{name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        # Cloning undoes sharing (tied affine parameters of batch-norm branches), which safetensors refuses.
+        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        parts = {"weights.safetensors": save_tensors(tensors), "state.pt": buffer.getvalue()}
+        for part, data in parts.items():
+            write_synced(temporary / part, data)
+        digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
+        write_json(temporary / "meta.json", {"schema": SCHEMA, **meta, "sha256": digests})
+        if final.exists():
+            remove_tree(final)
+        temporary.rename(final)
+        _flush(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _of_stage(folder, meta["stage"])[:-KEEP]:
+        remove_tree(old)
+    return final
+
+
+def latest(folder: Path, stage: str | None = None) -> Path | None:
+    """The checkpoint of the highest step of ``stage``, or of the last stage that has one."""
+    for name in [stage] if stage else reversed(STAGES):
+        found = _of_stage(folder, name)
+        if found:
+            return found[-1]
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint; a UserError names the file that is missing, truncated or altered."""
+    meta = read_json(path / "meta.json", schema=SCHEMA)
+    for part, expected in meta["sha256"].items():
+        file = path / part
+        if not file.is_file():
+            raise UserError(f"{file}: expected a file, found none")
+        found = _digest(file)
+        if found != expected:
+            raise UserError(f"{file}: expected sha256 {expected[:12]}…, found {found[:12]}… (truncated or altered)")
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(path, meta, load_file(path / "weights.safetensors"), state)
+
+
+def _of_stage(folder: Path, stage: str) -> list[Path]:
+    found = [path for path in folder.glob(f"{stage}-*") if path.name.removeprefix(f"{stage}-").isdigit()]
+    return sorted(
+        (path for path in found if (path / "meta.json").is_file()), key=lambda path: int(path.name.split("-")[-1])
+    )
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Make the renaming itself last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

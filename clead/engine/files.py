@@ -1,0 +1,60 @@
+"""Writing files so that a reader sees the old or the new content, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from clead.errors import UserError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to a temporary neighbour, flush it to disk and rename it over ``path``."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        write_synced(temporary, data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write ``data`` and flush it to disk; an OSError names the file, which Python's own does not when a disk is full."""
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON, written atomically; NaN is refused."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, *, schema: int) -> dict[str, Any]:
+    """A JSON object with ``"schema": schema``; a UserError names the file otherwise."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: expected a file, found none") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected JSON, found {error}") from error
+    if not isinstance(value, dict) or value.get("schema") != schema:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{path}: expected an object with schema {schema}, found {found}")
+    return value
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder; renamed first, so that an interruption leaves no half-deleted folder under its name."""
+    grave = path.with_name(f".tmp-old-{path.name}")
+    shutil.rmtree(grave, ignore_errors=True)
+    path.rename(grave)
+    shutil.rmtree(grave)

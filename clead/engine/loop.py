@@ -1,0 +1,147 @@
+"""The training loop of every stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clead.config import OptimizerConfig
+from clead.config import Stage as StageName
+from clead.engine import checkpoint
+from clead.engine.optim import build_optimizer, learning_rate
+from clead.engine.progress import Progress, Stage
+from clead.engine.run import RunFolder
+from clead.errors import UserError
+from clead.methods.base import Batch
+from clead.rng import permutation
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What to train, and on what.
+
+    Attributes:
+        stage: name of the stage.
+        model: whose whole state a checkpoint keeps.
+        trained: the part that is trained: its parameters are optimised, and it alone is in train mode.
+        loss: batch -> terms of the loss, scalars whose sum is minimised.
+        images: indices [B] -> images (or features) of those samples.
+        labels: int64 [N], all labels of the split.
+        epochs: passes over the split.
+        batch_size: samples per step; a smaller last batch is dropped.
+        optimizer: optimiser and schedule.
+        seed: seed of the run.
+        checkpoint_every: epochs between checkpoints.
+        meta: what a checkpoint says of the model.
+    """
+
+    stage: StageName
+    model: nn.Module
+    trained: nn.Module
+    loss: Callable[[Batch], dict[str, Tensor]]
+    images: Callable[[Tensor], Tensor]
+    labels: Tensor
+    epochs: int
+    batch_size: int
+    optimizer: OptimizerConfig
+    seed: int
+    checkpoint_every: int
+    meta: dict[str, object]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        steps = len(self.labels) // self.batch_size
+        if steps == 0:
+            raise UserError(
+                f"batch_size of {self.stage} must be at most the {len(self.labels)} training samples, "
+                f"got {self.batch_size}"
+            )
+        return steps
+
+
+def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
+    """Train, from the latest checkpoint of the stage if there is one, to the end; ends with a checkpoint."""
+    parameters = [parameter for parameter in task.trained.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(parameters, task.optimizer)
+    first_epoch = _restore(task, optimizer, folder)
+    total = task.epochs * task.steps_per_epoch
+    folder.rewind_metrics(task.stage, first_epoch * task.steps_per_epoch)
+    if first_epoch < task.epochs:
+        with progress.stage(
+            task.stage, total_steps=total, epochs=task.epochs, first_step=first_epoch * task.steps_per_epoch + 1
+        ) as display:
+            for epoch in range(first_epoch, task.epochs):
+                _train_epoch(task, epoch, optimizer, folder, display)
+                if (epoch + 1) % task.checkpoint_every == 0 and epoch + 1 < task.epochs:
+                    _save(task, optimizer, folder, epoch + 1)
+    if first_epoch < task.epochs or task.epochs == 0:
+        _save(task, optimizer, folder, task.epochs)
+    task.model.eval()
+
+
+def _train_epoch(task: Fit, epoch: int, optimizer: torch.optim.Optimizer, folder: RunFolder, display: Stage) -> None:
+    total = task.epochs * task.steps_per_epoch
+    # Reading the loss waits for the device, so long trainings do it about a thousand times only.
+    log_every = total // 1000 + 1
+    loss = None
+    for step, batch in _batches(task, epoch):
+        lr = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
+        terms = _step(task, batch, optimizer, lr)
+        logged = step % log_every == 0 or step + 1 == total
+        if logged:
+            values = {name: term.item() for name, term in terms.items()}
+            loss = _checked_sum(values, task.stage, step)
+        display.update(epoch=epoch + 1, step=step + 1, loss=loss, images=task.batch_size)
+        if logged:
+            position = {"stage": task.stage, "epoch": epoch + 1, "step": step + 1}
+            speed = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
+            folder.log(**position, loss=loss, **speed, **(values if len(values) > 1 else {}))
+
+
+def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
+    """The steps of an epoch: (step of the stage, batch)."""
+    task.model.eval()
+    task.trained.train()
+    order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
+    for index in range(task.steps_per_epoch):
+        samples = order[index * task.batch_size : (index + 1) * task.batch_size]
+        step = epoch * task.steps_per_epoch + index
+        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed)
+
+
+def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:
+    """Load the latest checkpoint of the stage; the epoch to continue with."""
+    path = checkpoint.latest(folder.checkpoints, task.stage)
+    if path is None:
+        return 0
+    saved = checkpoint.load(path)
+    task.model.load_state_dict(saved.weights)
+    optimizer.load_state_dict(saved.state["optimizer"])
+    return int(saved.meta["epoch"])
+
+
+def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int) -> None:
+    meta = {"stage": task.stage, "step": epoch * task.steps_per_epoch, "epoch": epoch, "model": task.meta}
+    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), {"optimizer": optimizer.state_dict()})
+
+
+def _step(task: Fit, batch: Batch, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    terms = task.loss(batch)
+    torch.stack([*terms.values()]).sum().backward()
+    optimizer.step()
+    return terms
+
+
+def _checked_sum(values: dict[str, float], stage: str, step: int) -> float:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(f"{stage}, step {step + 1}: the loss term {name!r} must be finite, got {value}")
+    return sum(values.values())

@@ -1,0 +1,77 @@
+"""Rows of ``results.json``: what was measured, on how many samples, and how certain it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from clead.engine.files import read_json, write_json
+
+SCHEMA = 1
+KEY = (
+    "run",
+    "model",
+    "protocol",
+    "bn_branch",
+    "dataset",
+    "split",
+    "corruption",
+    "severity",
+    "attack",
+    "norm",
+    "eps",
+    "steps",
+    "step_size",
+    "restarts",
+    "seed",
+    "dtype",
+)
+
+Row = dict[str, Any]
+
+
+def row_key(row: Row) -> tuple[Any, ...]:
+    """What identifies a row; fields that are not given are null."""
+    return tuple(row.get(field) for field in KEY)
+
+
+def make_row(
+    *, name: str, correct: int, samples: int, seconds: float, flags: list[str] | None = None, **key: Any
+) -> Row:
+    """A row; key fields that are not given have no meaning for it and are null."""
+    unknown = set(key) - set(KEY)
+    if unknown:
+        raise TypeError(f"not a field of a result row: {sorted(unknown)}")
+    low, high = wilson(correct, samples)
+    return {
+        **dict.fromkeys(KEY),
+        **key,
+        "name": name,
+        "accuracy": correct / samples,
+        "samples": samples,
+        "low": low,
+        "high": high,
+        "flags": flags or [],
+        "seconds": round(seconds, 3),
+    }
+
+
+def wilson(correct: int, samples: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a proportion."""
+    z = 1.959963984540054
+    p = correct / samples
+    centre = (p + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = z / (1 + z * z / samples) * math.sqrt(p * (1 - p) / samples + z * z / (4 * samples * samples))
+    # At 0 and 1 the bound is the proportion itself; rounding may leave it 1e-17 away.
+    return (0.0 if correct == 0 else centre - half, 1.0 if correct == samples else centre + half)
+
+
+def read_results(path: Path) -> list[Row]:
+    """The rows of a ``results.json``; none when the file does not exist yet."""
+    return read_json(path, schema=SCHEMA)["results"] if path.exists() else []
+
+
+def write_results(path: Path, rows: list[Row]) -> None:
+    """Write all rows atomically."""
+    write_json(path, {"schema": SCHEMA, "results": rows})

@@ -1,0 +1,186 @@
+"""The run folder: created once, locked while in use, safe to read at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import IO, Any
+
+import numpy
+import torch
+
+from clead.config import STAGES
+from clead.engine.files import read_json, remove_tree, write_atomic, write_json
+from clead.engine.results import Row, read_results, row_key, write_results
+from clead.errors import UserError
+from clead_kernels import build_info
+
+SCHEMA = 1
+
+
+class RunFolder:
+    """One run on disk, see the README's "What a run folder holds".
+
+    Use as a context manager: it holds the lock, and ``run.json`` says ``running`` inside, then ``done`` or ``failed``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        self._metrics: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path, *, resume: bool, overwrite: bool) -> RunFolder:
+        """Claim ``path``; an existing run needs ``resume`` or ``overwrite``."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: expected a folder for the run, found a file")
+        used = path.is_dir() and any(path.iterdir())
+        if used and not (path / "config.json").is_file() and not (path / ".lock").is_file():
+            raise UserError(f"{path}: expected an empty folder or a run folder, found other files")
+        if used and not (resume or overwrite):
+            raise UserError(f"{path}: the run folder exists; pass --resume, --overwrite or another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder._acquire()
+        if used and overwrite:
+            for child in path.iterdir():
+                if child.is_dir():
+                    remove_tree(child)
+                elif child.name != ".lock":
+                    child.unlink()
+        return folder
+
+    def _acquire(self) -> None:
+        lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the run ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise UserError(f"{self.path}: the run folder is in use by another process") from error
+        self._lock = lock
+
+    def __enter__(self) -> RunFolder:
+        self._set_state("running")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._set_state("done" if kind is None else "failed")
+        except OSError:
+            if kind is None:
+                raise  # otherwise the first error is the one to show
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the lock and the metrics file."""
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
+        self._metrics = self._lock = None
+
+    # config and environment
+
+    @property
+    def config_file(self) -> Path:
+        """``config.json``."""
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages that are finished."""
+        file = self.path / "run.json"
+        return list(read_json(file, schema=SCHEMA)["stages"]) if file.exists() else []
+
+    def finish_stage(self, stage: str) -> None:
+        """Record that ``stage`` is finished."""
+        done = self.stages
+        if stage not in done:
+            self._set_state("running", [*done, stage])
+
+    def _set_state(self, state: str, stages: list[str] | None = None) -> None:
+        stages = self.stages if stages is None else stages
+        write_json(self.path / "run.json", {"schema": SCHEMA, "state": state, "stages": stages})
+
+    def write_config(self, method: str, recipe: str, values: dict[str, Any]) -> None:
+        """Write ``config.json`` and ``env.json``."""
+        write_json(self.config_file, {"schema": SCHEMA, "method": method, "recipe": recipe, "values": values})
+        write_json(self.path / "env.json", {"schema": SCHEMA, **environment()})
+
+    # metrics
+
+    def log(self, **values: Any) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        if self._metrics is None:
+            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        try:
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._metrics.name) from error
+
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Forget what was logged after ``step`` of ``stage``, before training continues from there."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
+        if self._metrics is not None:  # the file is about to be replaced
+            self._metrics.close()
+            self._metrics = None
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the line a crash cut short
+            position = (STAGES.index(entry["stage"]), entry["step"])
+            if position <= (STAGES.index(stage), step):
+                kept.append(line + "\n")
+        write_atomic(file, "".join(kept).encode())
+
+    # results
+
+    @property
+    def results(self) -> list[Row]:
+        """All rows so far."""
+        return read_results(self.path / "results.json")
+
+    def add_results(self, rows: list[Row]) -> None:
+        """Add rows; one with the key of an older row replaces it."""
+        merged = {row_key(row): row for row in self.results}
+        merged.update((row_key(row), row) for row in rows)
+        write_results(self.path / "results.json", list(merged.values()))
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions, device and build: what a number needs beside it."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "build_info": build_info(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,82 @@
+"""Building a method's model, and getting it back from a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clead.cli import read_config
+from clead.config import TrainConfig
+from clead.data import Splits
+from clead.engine import checkpoint
+from clead.errors import UserError
+from clead.methods import Method, find_method
+from clead.models import LinearHead, Model, build_encoder, initialise
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model needs to know of its data: saved with every checkpoint, so that loading needs no data set."""
+
+    in_channels: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, splits: Splits) -> InputSpec:
+        """The specification of a data set."""
+        return cls(splits.in_channels, splits.num_classes, tuple(splits.mean), tuple(splits.std))
+
+
+def build_model(method: Method[Any], spec: InputSpec, seed: int) -> Model:
+    """The method's model with its initial weights: a function of the configuration, the data's shape and the seed."""
+    config: TrainConfig = method.config
+    encoder = build_encoder(
+        config.encoder.name, in_channels=spec.in_channels, mean=spec.mean, std=spec.std, bn=config.encoder.bn
+    )
+    model = Model(encoder, method.heads(encoder.feature_dim, spec.num_classes))
+    initialise(model, seed)
+    return model
+
+
+def model_meta(method_name: str, config: TrainConfig, spec: InputSpec) -> dict[str, object]:
+    """What a checkpoint says of its model."""
+    return {
+        "method": method_name,
+        "encoder": config.encoder.name,
+        "batch_norm": asdict(config.encoder.bn),
+        "input": asdict(spec),
+    }
+
+
+def load(run: str | Path, *, stage: str | None = None) -> Model:
+    """The model of a run, in eval mode on the CPU.
+
+    Args:
+        run: the run folder.
+        stage: take the latest checkpoint of this stage; default the last stage that has one.
+
+    Returns:
+        The model; ``model.evaluation_branch`` names the batch-norm branch the run is evaluated with.
+
+    Raises:
+        UserError: the folder, a file or a key is missing or does not fit, named in the message.
+    """
+    run = Path(run)
+    method_name, _, config = read_config(run / "config.json")
+    path = checkpoint.latest(run / "checkpoints", stage)
+    if path is None:
+        raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{f' of {stage}' if stage else ''}, found none")
+    saved = checkpoint.load(path)
+    values = saved.meta["model"]["input"]
+    spec = InputSpec(values["in_channels"], values["num_classes"], tuple(values["mean"]), tuple(values["std"]))
+    model = build_model(find_method(method_name)(config), spec, config.seed)
+    if "classifier" not in model.heads and any(key.startswith("heads.classifier.") for key in saved.weights):
+        model.heads["classifier"] = LinearHead(model.encoder.feature_dim, spec.num_classes)
+    try:
+        model.load_state_dict(saved.weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path / 'weights.safetensors'}: {' '.join(str(error).split())}") from error
+    return model.eval()

@@ -1,0 +1,27 @@
+"""Training methods, one file each."""
+
+import difflib
+
+from clead.errors import UserError
+from clead.methods.base import Batch, Method
+from clead.methods.ce import CrossEntropy
+from clead.methods.clead import CLead
+from clead.methods.pgd_at import PGDAdversarialTraining
+from clead.methods.simclr import SimCLR
+
+METHODS: dict[str, type[Method]] = {
+    "ce": CrossEntropy,
+    "clead": CLead,
+    "pgd_at": PGDAdversarialTraining,
+    "simclr": SimCLR,
+}
+
+__all__ = ["METHODS", "Batch", "Method", "find_method"]
+
+
+def find_method(name: str) -> type[Method]:
+    """The method called ``name``; a UserError names the nearest one."""
+    if name in METHODS:
+        return METHODS[name]
+    near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
+    raise UserError(f"unknown method {name!r}; the nearest is {near!r}, and --list shows all")

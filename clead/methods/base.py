@@ -1,0 +1,97 @@
+"""What a method is: the heads it needs and its loss on a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from clead.attacks import Constraint, Objective, attack
+from clead.augment import find_augmentation
+from clead.config import AttackConfig, TrainConfig
+from clead.models import Model
+from clead.rng import Purpose, Rng
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees.
+
+    Attributes:
+        images: [B, C, H, W] in [0, 1], not augmented.
+        labels: int64 [B].
+        sample_ids: int64 [B], index within the split.
+        step: optimiser step of the stage, from 0.
+        seed: seed of the run.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    step: int
+    seed: int
+
+    def rng(self, purpose: Purpose, view: int = 0) -> Rng:
+        """The random stream of this batch for ``purpose``."""
+        return Rng.create(self.seed, purpose, self.sample_ids, self.step).view(view)
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+class Method(ABC, Generic[C]):
+    """Base of all methods; subclasses set the class attributes and write ``heads`` and ``training_loss``.
+
+    Attributes:
+        Config: the frozen configuration, a subclass of TrainConfig.
+        paper: where the method comes from.
+        ops: the clead_kernels operators it calls, so that ``--impl`` can be checked before training.
+        labelled: the loss reads labels.
+    """
+
+    Config: ClassVar[type[TrainConfig]]
+    paper: ClassVar[str]
+    ops: ClassVar[tuple[str, ...]] = ()
+    labelled: ClassVar[bool] = False
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.augment = find_augmentation(config.augment)
+
+    @abstractmethod
+    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
+        """New heads on features of width ``feature_dim``."""
+
+    @abstractmethod
+    def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss, scalars whose sum is minimised."""
+
+    def perturb(
+        self,
+        model: Model,
+        encode: Callable[[Tensor], Tensor],
+        loss: Callable[[Tensor], Tensor],
+        x: Tensor,
+        config: AttackConfig,
+        rng: Rng,
+    ) -> Tensor:
+        """The inner maximisation: ``config``'s attack on loss(encode(x_adv)), with batch norm in eval mode."""
+        return attack(
+            Objective(model, encode, loss),
+            x,
+            constraint=Constraint(norm=config.norm, eps=config.eps),
+            steps=config.steps,
+            step_size=config.step_size,
+            random_start=config.random_start,
+            rng=rng,
+            impl=self.config.impl,
+        )
+
+    @property
+    def adv_branch(self) -> str:
+        """The batch-norm branch of adversarial images: ``adv`` where the encoder has it, else the only one."""
+        branches = self.config.encoder.bn.branches
+        return "adv" if "adv" in branches else branches[0]

@@ -1,0 +1,56 @@
+"""Recipes on scikit-learn's digits: minutes on two CPU cores, eps 0.15.
+
+Measured on this data set: at 8/255 an undefended model keeps about 84%, so the radius of the papers shows nothing
+here. All recipes take the same number of optimiser steps.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from clead.config import (
+    AttackConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    LinearEvalConfig,
+    OptimizerConfig,
+    ProjectorConfig,
+)
+from clead.methods.ce import CrossEntropy
+from clead.methods.clead import CLead
+from clead.methods.pgd_at import PGDAdversarialTraining
+from clead.methods.simclr import SimCLR
+from clead.recipes.base import Recipe
+
+_SHARED: dict[str, Any] = {
+    "data": "digits",
+    "augment": "digits",
+    # A step is milliseconds: a second thread gains little when idle, and costs a lot when anything else runs.
+    "threads": 1,
+    "epochs": 60,
+    "batch_size": 128,
+    "encoder": EncoderConfig(name="digits_cnn"),
+    "optimizer": OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=3),
+    "linear_eval": LinearEvalConfig(
+        epochs=60, optimizer=OptimizerConfig(name="adam", lr=3e-3, schedule="cosine"), batch_size=128
+    ),
+    "evaluation": EvaluationConfig(
+        attacks=("fgsm", "pgd20", "cw"), eps=(0.1, 0.15), sweep_eps=(0.025, 0.05, 0.075, 0.125, 0.2, 0.25, 0.3)
+    ),
+}
+_ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
+_PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
+
+RECIPES = (
+    Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
+    Recipe("pgd_at_digits", "pgd_at", PGDAdversarialTraining.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe("simclr_digits", "simclr", SimCLR.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe(
+        "clead_digits",
+        "clead",
+        replace(
+            CLead.Config(**_SHARED, attack=_ATTACK, projector=_PROJECTOR),
+            compare=("undefended", "random"),
+        ),
+        "ours; attacks, loss and temperature as clead_cifar10",
+    ),
+)

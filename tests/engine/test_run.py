@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from clead.engine.run import RunFolder
+from clead.errors import UserError
+
+
+def create(path, **options):
+    return RunFolder.create(path, **{"resume": False, "overwrite": False, **options})
+
+
+def test_an_existing_run_needs_resume_or_overwrite(tmp_path):
+    path = tmp_path / "run"
+    with create(path) as folder:
+        folder.write_config("ce", "ce_digits", {})
+        folder.log(stage="pretrain", step=1)
+        folder.finish_stage("pretrain")
+        assert json.loads((path / "run.json").read_text()) == {"schema": 1, "state": "running", "stages": ["pretrain"]}
+    assert json.loads((path / "run.json").read_text())["state"] == "done"
+    with pytest.raises(UserError, match="pass --resume, --overwrite or another --out"):
+        create(path)
+    with create(path, resume=True) as folder:
+        assert folder.stages == ["pretrain"]
+    with create(path, overwrite=True) as folder:
+        assert folder.stages == [] and not (path / "metrics.jsonl").exists()
+
+
+def test_other_peoples_folders_are_refused_even_with_overwrite(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="expected an empty folder or a run folder"):
+        create(tmp_path, overwrite=True)
+    with pytest.raises(UserError, match="expected a folder for the run, found a file"):
+        create(tmp_path / "thesis.tex", overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path):
+    with create(tmp_path / "run"), pytest.raises(UserError, match="in use by another process"):
+        create(tmp_path / "run", resume=True)
+    create(tmp_path / "run", resume=True).close()
+
+
+def test_a_failed_run_says_so(tmp_path):
+    with pytest.raises(ValueError, match="boom"), create(tmp_path / "run"):
+        raise ValueError("boom")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+def test_rewinding_forgets_later_steps_and_the_line_a_crash_cut(tmp_path):
+    with create(tmp_path / "run") as folder:
+        for step in (1, 2, 3):
+            folder.log(stage="pretrain", step=step)
+        folder.log(stage="linear_eval", step=1)
+        file = folder.path / "metrics.jsonl"
+        with file.open("a") as torn:
+            torn.write('{"stage": "linear_ev')
+        folder.rewind_metrics("pretrain", 2)
+        folder.log(stage="pretrain", step=4)
+        assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_a_result_with_the_same_key_replaces_the_older_one(tmp_path):
+    from clead.engine.results import make_row
+
+    with create(tmp_path / "run") as folder:
+        for correct in (1, 2):
+            folder.add_results([make_row(name="clean", correct=correct, samples=2, seconds=0.0, run="r")])
+        folder.add_results([make_row(name="fgsm", correct=0, samples=2, seconds=0.0, run="r", attack="fgsm")])
+        assert [row["accuracy"] for row in folder.results] == [1.0, 0.0]

@@ -1,0 +1,149 @@
+"""One table, one body: what holds for every method."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from clead.cli import config_values, read_config
+from clead.config import EncoderConfig, TrainConfig
+from clead.loading import InputSpec, build_model
+from clead.methods import METHODS, Batch
+from clead.models.batch_norm import BatchNormConfig
+from clead.recipes import RECIPES
+from clead_kernels import dispatch
+
+SPEC = InputSpec(in_channels=1, num_classes=10, mean=(0.3,), std=(0.4,))
+EVERY_METHOD = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def images(size=12):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(size, 1, 8, 8, generator=generator), torch.arange(size) % 10
+
+
+def make(name, **changes):
+    method = METHODS[name](replace(RECIPES[f"{name}_digits"].config, **changes))
+    return method, build_model(method, SPEC, seed=3)
+
+
+def batch(step=0):
+    x, labels = images()
+    return Batch(x, labels, torch.arange(len(x)), step, seed=5)
+
+
+@EVERY_METHOD
+def test_two_steps_change_every_trained_weight(name):
+    method, model = make(name)
+    model.train()
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        terms = method.training_loss(model, batch(step))
+        assert all(term.dim() == 0 and torch.isfinite(term) for term in terms.values())
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    assert [key for key, value in model.named_parameters() if torch.equal(value, before[key])] == []
+
+
+@EVERY_METHOD
+def test_the_loss_does_not_depend_on_the_global_generators(name):
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        method, model = make(name)
+        model.train()
+        state = torch.get_rng_state()
+        losses.append(sum(method.training_loss(model, batch()).values()).item())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert losses[0] == losses[1]
+
+
+@EVERY_METHOD
+def test_a_step_leaves_mode_gradients_and_global_state(name):
+    method, model = make(name)
+    model.train()
+    method.training_loss(model, batch())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@EVERY_METHOD
+def test_the_config_survives_json(name, tmp_path):
+    config = RECIPES[f"{name}_digits"].config
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"schema": 1, "method": name, "recipe": "r", "values": config_values(config)}))
+    assert read_config(file) == (name, "r", config)
+
+
+@EVERY_METHOD
+def test_documentation_and_registration(name):
+    method = METHODS[name]
+    assert method.paper and (method.__doc__ or "").splitlines()[0].endswith(".")
+    assert set(method.ops) <= set(dispatch.OPS)
+    assert issubclass(method.Config, TrainConfig)
+    undocumented = [f.name for f in fields(method.Config) if f.name not in {g.name for g in fields(TrainConfig)}]
+    assert all(hasattr(RECIPES[f"{name}_cifar10"].config, field) for field in undocumented)
+
+
+@EVERY_METHOD
+def test_recipes_name_their_method_and_data(name):
+    for data in ("digits", "cifar10"):
+        recipe = RECIPES[f"{name}_{data}"]
+        assert (recipe.method, recipe.config.data) == (name, data)
+        assert type(recipe.config) is METHODS[name].Config
+
+
+def test_clead_digits_is_the_recipe_that_was_asked_for():
+    config = RECIPES["clead_digits"].config
+    assert (config.attack.eps, config.attack.step_size, config.attack.steps) == (0.15, 0.075, 5)
+    assert config.epochs * (1197 // config.batch_size) >= 500
+    assert {0.1, 0.15} <= set(config.evaluation.eps)
+    assert config.compare == ("undefended", "random")
+
+
+def test_clead_perturbations_raise_what_they_ascend_and_stay_in_the_ball():
+    from clead.losses import clead_loss, instance_margin
+
+    method, model = make("clead")
+    model.eval()
+    x = images()[0]
+    perturbed = method.perturbations(model, x, batch())
+    assert list(perturbed) == ["pgd", "cw"]
+    noise = (x + 0.15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).sign()).clamp(0, 1)
+    with torch.no_grad():
+        z, z_noise = model.embed(x, branch="clean"), model.embed(noise, branch="clean")
+        for name, x_adv in perturbed.items():
+            assert ((x_adv >= x - 0.15) & (x_adv <= x + 0.15) & (x_adv >= 0) & (x_adv <= 1)).all()
+            z_adv = model.embed(x_adv, branch="clean")
+            losses = {
+                "pgd": lambda v: clead_loss(z, {"pgd": v}, temperature=0.1)["pgd"],
+                "cw": lambda v: instance_margin(z, v, temperature=0.1).mean(),
+            }
+            assert losses[name](z_adv) > max(losses[name](z), losses[name](z_noise))
+    assert not torch.equal(perturbed["pgd"], perturbed["cw"])
+
+
+def test_clead_with_an_adversarial_branch_keeps_statistics_apart():
+    bn = BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv")
+    method, model = make("clead", encoder=EncoderConfig("digits_cnn", bn))
+    model.train()
+    method.training_loss(model, batch())
+    means = {key: value for key, value in model.state_dict().items() if key.endswith("running_mean")}
+    assert any(".branch.adv." in key for key in means)
+    for key, value in means.items():
+        assert not torch.equal(value, torch.zeros_like(value)), key
+        if ".branch.adv." in key:
+            assert not torch.equal(value, means[key.replace(".adv.", ".clean.")])
+
+
+def test_pgd_at_trains_on_attacked_images():
+    import torch.nn.functional as F
+
+    method, model = make("pgd_at")
+    model.eval()  # so that the loss of the step can be compared with the loss on clean images
+    b = batch()
+    clean = F.cross_entropy(model.logits(method.augment(b.images, b.rng("augment")), branch="clean"), b.labels)
+    assert method.training_loss(model, b)["ce_adv"] > clean

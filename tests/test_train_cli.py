@@ -1,0 +1,251 @@
+"""The command: what a newcomer sees, what bad input gets, and that resuming is exact."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import clead
+from clead import train
+from clead.cli import plans, run_command
+from clead.engine import checkpoint, loop
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--evaluation.samples", "40"]
+TINY += ["--evaluation.sweep-eps", "0.05", "--attack.steps", "1", "--checkpoint-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny but complete run of the main job."""
+    out = tmp_path_factory.mktemp("runs") / "main"
+    train.main(["clead", *TINY, "--out", str(out)])
+    return out
+
+
+def rows(run):
+    return json.loads((run / "results.json").read_text())["results"]
+
+
+def test_the_run_folder_holds_what_the_contract_says(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"run.json", "config.json", "env.json", "metrics.jsonl", "checkpoints", "figures", "results.json"} <= names
+    state = json.loads((finished / "run.json").read_text())
+    assert state == {"schema": 1, "state": "done", "stages": ["pretrain", "linear_eval", "evaluate"]}
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics if m["stage"] == "pretrain"] == list(range(1, 2 * (1197 // 64) + 1))
+    assert all(abs(m["pgd"] + m["cw"] - m["loss"]) < 1e-6 for m in metrics if m["stage"] == "pretrain")
+    assert {path.name for path in (finished / "figures").glob("*.png")} == {
+        "loss_curves.png",
+        "accuracy_against_eps.png",
+        "image_grid.png",
+    }
+
+
+def test_the_table_has_three_models_and_every_attack(finished):
+    seen = {(row["model"], row["name"], row["eps"]) for row in rows(finished)}
+    for model in ("trained", "undefended", "random"):
+        assert (model, "clean", None) in seen
+        assert (model, "pgd20", 0.05) in seen
+        for name in ("fgsm", "pgd20", "cw"):
+            assert {(model, name, 0.1), (model, name, 0.15)} <= seen
+    assert {row["run"] for row in rows(finished)} == {"main"}
+    assert all(row["samples"] == 40 and row["low"] <= row["accuracy"] <= row["high"] for row in rows(finished))
+
+
+def test_the_comparisons_are_what_they_say(finished):
+    config = json.loads((finished / "comparisons" / "undefended" / "config.json").read_text())
+    assert (config["method"], config["values"]["epochs"], config["values"]["batch_size"]) == ("ce", 2, 64)
+    random = clead.load(finished / "comparisons" / "random")
+    at_start = clead.load(finished / "comparisons" / "random", stage="pretrain")
+    for key, value in at_start.state_dict().items():
+        assert torch.equal(value, random.state_dict()[key])
+
+
+def test_load_gives_the_model_in_three_lines(finished):
+    model = clead.load(finished)
+    features = model.features(torch.rand(2, 1, 8, 8), branch="clean")
+    assert features.shape == (2, model.encoder.feature_dim) and not model.training
+
+
+def test_running_again_is_refused_and_resuming_a_finished_run_does_nothing(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")}
+    assert status(["clead", *TINY, "--out", str(finished)]) == 2
+    assert "pass --resume, --overwrite or another --out" in one_line(capsys)
+    train.main(["clead", "--resume", "--out", str(finished)])
+    assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
+    assert "ce, no defence" in capsys.readouterr().out
+
+
+def test_resuming_with_other_settings_is_refused(finished, capsys):
+    assert status(["clead", "--resume", "--out", str(finished), "--attack.eps", "0.2"]) == 2
+    assert "cannot resume with attack" in one_line(capsys)
+
+
+@pytest.mark.parametrize("method", ["clead", "simclr", "ce", "pgd_at"])
+def test_resuming_is_exact_to_the_last_bit(method, tmp_path, monkeypatch):
+    flags = [flag for flag in TINY if method in ("clead", "pgd_at") or flag not in ("--attack.steps", "1")]
+    if method not in ("clead", "pgd_at"):
+        flags = ["--epochs", "2", "--batch-size", "64", "--checkpoint-every", "1", "--stages", "pretrain"]
+    else:
+        flags = [*flags, "--stages", "pretrain"]
+    flags += ["--compare"] if method == "clead" else []
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train.main([method, *flags, "--out", str(whole)])
+    step = loop._step
+
+    def interrupted(task, batch, *rest):
+        if batch.step == 25:
+            raise KeyboardInterrupt
+        return step(task, batch, *rest)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([method, *flags, "--out", str(broken)])
+    monkeypatch.undo()
+    train.main([method, "--resume", "--out", str(broken)])
+    a, b = (checkpoint.load(checkpoint.latest(run / "checkpoints")) for run in (whole, broken))
+    assert a.weights.keys() == b.weights.keys()
+    assert all(torch.equal(a.weights[key], b.weights[key]) for key in a.weights)
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+
+
+# bad input
+
+
+def status(argv):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["clead.train", *argv])
+        run_command(train.main)
+    return left.value.code
+
+
+def one_line(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["clead", "--attack.eps", "-0.1"], "attack.eps must be at least 0, got -0.1"),
+        (["clead", "--attack.eps", "8/0"], "expected a number such as 0.03 or 8/255, got '8/0'"),
+        (["clead", "--attack.eps", "nan"], "expected a finite number, got 'nan'"),
+        (["clead", "--temperature", "0"], "temperature must be above 0, got 0.0"),
+        (["clead", "--epochs", "-1"], "epochs must be at least 0, got -1"),
+        (["clead", "--epochs", "many"], "--epochs"),
+        (["clead", "--batch-size", "5000"], "at most the 1197 training samples, got 5000"),
+        (["clead", "--epochz", "3"], "the nearest is --epochs"),
+        (["clead", "--attack.epz", "3"], "the nearest is --attack.eps"),
+        (["cleed"], "unknown method 'cleed'; the nearest is 'clead'"),
+        ([], "expected a method as the first argument"),
+        (["clead", "--data", "cifer10"], "the nearest is 'cifar10'"),
+        (["clead", "--recipe", "clead_digit"], "unknown recipe 'clead_digit'; the nearest is 'clead_digits'"),
+        (["clead", "--recipe", "ce_digits"], "is for the method 'ce', got 'clead'"),
+        (["clead", "--encoder.name", "resnet19"], "the nearest is 'resnet18'"),
+        (["clead", "--evaluation.attacks", "fgsm", "pdg20"], "unknown attack 'pdg20'"),
+        (["clead", "--impl", "triton"], "--impl triton: "),
+        (["clead", "--impl", "fast"], "--impl"),
+        (["clead", "--data", "cifar10", "--data-dir", "/nonexistent"], "/nonexistent"),
+        (["clead", "--seeds", "0,x"], "expected integers such as 0,1,2, got '0,x'"),
+        (["clead", "--sweep", "attack.eps"], "--sweep must be field=value,value"),
+        (["clead", "--config", "/nonexistent.json"], "/nonexistent.json: expected a file, found none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(argv, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert status(argv) == 2
+    assert expected in one_line(capsys)
+    assert [path for path in tmp_path.rglob("*") if path.name in ("results.json", "metrics.jsonl")] == []
+    assert list(tmp_path.rglob("checkpoints/*")) == []
+
+
+def test_a_config_with_an_unknown_or_impossible_value_names_the_file(tmp_path, capsys):
+    file = tmp_path / "config.json"
+    for values, expected in [
+        ({"epochz": 3}, "unknown setting 'epochz'; the nearest is 'epochs'"),
+        ({"attack": {"eps": -1}}, "attack.eps must be at least 0"),
+        ({"attack": 3}, "attack must be an object, got 3"),
+        ({"epochs": "many"}, "--epochs"),
+    ]:
+        file.write_text(json.dumps({"schema": 1, "method": "clead", "recipe": "", "values": values}))
+        assert status(["--config", str(file)]) == 2
+        line = one_line(capsys)
+        assert str(file) in line and expected in line
+
+
+# the command line
+
+
+def test_fractions_seeds_sweeps_and_configs(tmp_path, finished):
+    (plan,) = plans(["clead", "--data", "cifar10", "--attack.eps", "8/255"])
+    assert (plan.recipe, plan.config.attack.eps, str(plan.out)) == ("clead_cifar10", 8 / 255, "runs/clead-cifar10-s0")
+    assert [(p.config.seed, str(p.out)) for p in plans(["ce", "--seeds", "0,2"])] == [
+        (0, "runs/ce-digits-s0"),
+        (2, "runs/ce-digits-s2"),
+    ]
+    swept = plans(["clead", "--sweep", "attack.eps=4/255,8/255", "--seeds", "0,1"])
+    assert [p.config.attack.eps for p in swept] == [4 / 255, 4 / 255, 8 / 255, 8 / 255]
+    assert len({p.out for p in swept}) == 4
+    (again,) = plans(["--config", str(finished / "config.json"), "--out", str(tmp_path / "x")])
+    assert again.config == plans(["clead", *TINY])[0].config
+
+
+def test_list_names_every_method(capsys):
+    train.main(["--list"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("ce", "clead", "pgd_at", "simclr"))
+
+
+def command(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "clead.train", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):
+    out = tmp_path / "run"
+    process = command("simclr", "--epochs", "400", "--checkpoint-every", "1", "--stages", "pretrain", "--out", str(out))
+    deadline = time.monotonic() + 60
+    while checkpoint.latest(out / "checkpoints") is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.strip() == "interrupted; the same command with --resume continues"
+    assert json.loads((out / "run.json").read_text())["state"] == "failed"
+    assert [path.name for path in out.rglob(".tmp-*")] == []
+    checkpoint.load(checkpoint.latest(out / "checkpoints"))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
+    def small_files():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # every longer file fails like on a full disk
+
+    out = tmp_path / "run"
+    process = command("ce", "--epochs", "1", "--stages", "pretrain", "--out", str(out), preexec_fn=small_files)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith("error: ") and "File too large" in line
+    assert list((out / "checkpoints").iterdir()) == []
