@@ -1,0 +1,148 @@
+"""ResNets with torchvision's parameter names.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385; in the bottleneck the 3x3
+convolution carries the stride, as in torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clead.errors import UserError
+from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm2d
+from clead.models.encoder import Encoder
+
+Stem = Literal["cifar", "imagenet"]
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+
+
+class _Block(nn.Module):
+    """What both blocks share: the shortcut, a 1x1 convolution and batch norm where the shape changes."""
+
+    expansion: ClassVar[int]
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bn: BatchNormConfig) -> None:
+        super().__init__()
+        self.downsample: nn.ModuleList | None = None
+        if stride != 1 or in_channels != out_channels:
+            norm = BranchBatchNorm2d(out_channels, bn)
+            self.downsample = nn.ModuleList([_conv(in_channels, out_channels, 1, stride), norm])
+
+    def shortcut(self, x: Tensor, branch: Branch) -> Tensor:
+        if self.downsample is None:
+            return x
+        conv, norm = self.downsample
+        out: Tensor = norm(conv(x), branch)
+        return out
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig) -> None:
+        super().__init__(in_channels, width, stride, bn)
+        self.conv1 = _conv(in_channels, width, 3, stride)
+        self.bn1 = BranchBatchNorm2d(width, bn)
+        self.conv2 = _conv(width, width, 3)
+        self.bn2 = BranchBatchNorm2d(width, bn)
+
+    def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """[B, in_channels, H, W] -> [B, width, H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x), branch))
+        return F.relu(self.bn2(self.conv2(out), branch) + self.shortcut(x, branch))
+
+
+class Bottleneck(_Block):
+    """A 3x3 convolution between two 1x1 ones."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig) -> None:
+        super().__init__(in_channels, 4 * width, stride, bn)
+        self.conv1 = _conv(in_channels, width, 1)
+        self.bn1 = BranchBatchNorm2d(width, bn)
+        self.conv2 = _conv(width, width, 3, stride)
+        self.bn2 = BranchBatchNorm2d(width, bn)
+        self.conv3 = _conv(width, 4 * width, 1)
+        self.bn3 = BranchBatchNorm2d(4 * width, bn)
+
+    def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """[B, in_channels, H, W] -> [B, 4 width, H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x), branch))
+        out = F.relu(self.bn2(self.conv2(out), branch))
+        return F.relu(self.bn3(self.conv3(out), branch) + self.shortcut(x, branch))
+
+
+_SHAPES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(Encoder):
+    """ResNet-18, 34, 50 or 101 without its classifier.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        in_channels: channels of the images.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+        bn: the batch-norm branches.
+        width: channels of the first stage; features are 8 width (18, 34) or 32 width (50, 101) wide.
+        stem: ``cifar`` is a 3x3 convolution of stride 1, ``imagenet`` a 7x7 one of stride 2 and a max pool.
+    """
+
+    layer1: nn.ModuleList
+    layer2: nn.ModuleList
+    layer3: nn.ModuleList
+    layer4: nn.ModuleList
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bn: BatchNormConfig,
+        width: int = 64,
+        stem: Stem = "cifar",
+    ) -> None:
+        if depth not in _SHAPES:
+            raise UserError(f"depth must be one of {tuple(_SHAPES)}, got {depth}")
+        if stem not in ("cifar", "imagenet"):
+            raise UserError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        block, lengths = _SHAPES[depth]
+        super().__init__(8 * width * block.expansion, in_channels=in_channels, mean=mean, std=std, bn=bn)
+        self.stem = stem
+        self.conv1 = _conv(in_channels, width, 3) if stem == "cifar" else _conv(in_channels, width, 7, stride=2)
+        self.bn1 = BranchBatchNorm2d(width, bn)
+        channels = width
+        for stage, length in enumerate(lengths):
+            stage_width = width << stage
+            blocks = nn.ModuleList()
+            for index in range(length):
+                blocks.append(block(channels, stage_width, 2 if stage and not index else 1, bn))
+                channels = stage_width * block.expansion
+            self.add_module(f"layer{stage + 1}", blocks)
+
+    def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """[B, C, H, W] in [0, 1] -> features [B, feature_dim]."""
+        x = F.relu(self.bn1(self.conv1(self.normalize(x)), branch))
+        if self.stem == "imagenet":
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x, branch)
+        return x.mean((2, 3))
