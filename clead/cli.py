@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -36,67 +36,70 @@ class Plan:
 
 def plans(argv: Sequence[str]) -> list[Plan]:
     """The runs that a ``clead.train`` command line asks for."""
-    seen = _first_look(argv)
-    method, recipe, default, given = _starting_point(seen)
-    config, options = _parse(method, default, argv, given)
-    variants: list[tuple[TrainConfig, str]] = [(config, "")]
+    named, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    method, recipe, default = _starting_point(named, _first_look(args))
+    _, options = _parse(method, default, args)
+    todo = []
+    for extra, suffix in _variants(options):
+        config, _ = _parse(method, default, [*args, *extra])
+        out = _run_folder(method, config, suffix, options)
+        if options.resume and (out / "config.json").is_file():
+            saved_method, recipe, saved = read_config(out / "config.json")
+            if saved_method != method:
+                raise UserError(f"{out}: expected a run of {method!r} to resume, found one of {saved_method!r}")
+            config, _ = _parse(method, saved, [*args, *extra])
+        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite))
+    return todo
+
+
+def _variants(options: RunOptions) -> list[tuple[list[str], str]]:
+    """(further flags, suffix of the run folder) of every run that --sweep and --seeds ask for."""
+    variants: list[tuple[list[str], str]] = [([], "")]
     if options.sweep is not None:
-        variants = _swept(method, default, argv, given, options.sweep)
+        name, _, values = options.sweep.partition("=")
+        if not name or not values:
+            raise UserError(f"--sweep must be field=value,value, got {options.sweep!r}")
+        variants = [([f"--{name}", value], f"-{name}={value.replace('/', '_')}") for value in values.split(",")]
     if options.seeds is not None:
-        variants = [
-            (replace(variant, seed=seed), f"{suffix}-s{seed}") for variant, suffix in variants for seed in options.seeds
-        ]
-    return [
-        Plan(method, recipe, variant, _run_folder(method, variant, suffix, options), options.resume, options.overwrite)
-        for variant, suffix in variants
-    ]
+        variants = [([*flags, "--seed", f"{n}"], f"{suffix}-s{n}") for flags, suffix in variants for n in options.seeds]
+    return variants
 
 
 def _run_folder(method: str, config: TrainConfig, suffix: str, options: RunOptions) -> Path:
     if options.out is not None:
-        return options.out.with_name(options.out.name + suffix) if suffix else options.out
+        return options.out.with_name(options.out.name + suffix)
     swept = suffix.removesuffix(f"-s{config.seed}")
     return Path("runs") / f"{method}-{config.data}{swept}-s{config.seed}"
 
 
-def _first_look(argv: Sequence[str]) -> argparse.Namespace:
+def _first_look(args: Sequence[str]) -> argparse.Namespace:
     """The few arguments that decide what the others mean."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--recipe", "--config", "--data", "--out"):
+    for flag in ("--recipe", "--config", "--data"):
         parser.add_argument(flag)
-    parser.add_argument("--resume", nargs="?", const="True")
     with contextlib.redirect_stderr(io.StringIO()) as captured:
         try:
-            seen, rest = parser.parse_known_args(list(argv))
+            return parser.parse_known_args(list(args))[0]
         except SystemExit as error:
             raise UserError(captured.getvalue().strip().rpartition("error: ")[2]) from error
-    seen.method = rest[0] if rest and not rest[0].startswith("-") else None
-    return seen
 
 
-def _starting_point(seen: argparse.Namespace) -> tuple[str, str, TrainConfig, bool]:
-    """(method, recipe, the configuration that flags override, whether the method was on the command line)."""
-    given = seen.method is not None
+def _starting_point(method: str | None, seen: argparse.Namespace) -> tuple[str, str, TrainConfig]:
+    """(method, recipe, the configuration that flags override)."""
     if seen.config is not None:
-        method, recipe, config = read_config(Path(seen.config))
-        if given and seen.method != method:
-            raise UserError(f"{seen.config}: expected a configuration of {seen.method!r}, found one of {method!r}")
-        return method, recipe, config, given
-    if not given:
+        found, recipe, config = read_config(Path(seen.config))
+        if method not in (None, found):
+            raise UserError(f"{seen.config}: expected a configuration of {method!r}, found one of {found!r}")
+        return found, recipe, config
+    if method is None:
         raise UserError(
             "expected a method as the first argument, such as `python -m clead.train clead`; --list shows all"
         )
-    find_method(seen.method)
-    if seen.resume == "True":
-        saved = Path(seen.out or f"runs/{seen.method}-{seen.data or 'digits'}-s0") / "config.json"
-        if saved.is_file():
-            method, recipe, config = read_config(saved)
-            if method == seen.method:
-                return method, recipe, config, given
-    recipe = find_recipe(seen.recipe or _default_recipe(seen.method, seen.data or "digits"))
-    if recipe.method != seen.method:
-        raise UserError(f"recipe {recipe.name!r} is for the method {recipe.method!r}, got {seen.method!r}")
-    return recipe.method, recipe.name, recipe.config, given
+    find_method(method)
+    chosen = find_recipe(seen.recipe or _default_recipe(method, seen.data or "digits"))
+    if chosen.method != method:
+        raise UserError(f"recipe {chosen.name!r} is for the method {chosen.method!r}, got {method!r}")
+    return method, chosen.name, chosen.config
 
 
 def _default_recipe(method: str, data: str) -> str:
@@ -107,8 +110,8 @@ def _default_recipe(method: str, data: str) -> str:
     return next(r.name for r in RECIPES.values() if r.method == method and r.config.data == data)
 
 
-def _parse(method: str, default: TrainConfig, argv: Sequence[str], given: bool) -> tuple[TrainConfig, RunOptions]:
-    """All arguments, with tyro."""
+def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
+    """All arguments but the method, with tyro."""
     config_type = type(default)
     options: list[Any] = [
         ("settings", Annotated[config_type, tyro.conf.arg(name="")], default),
@@ -122,11 +125,8 @@ def _parse(method: str, default: TrainConfig, argv: Sequence[str], given: bool) 
         ("list", Annotated[bool, tyro.conf.arg(help="List the methods and leave.")], False),
     ]
     command = make_dataclass("Command", options, frozen=True)
-    rest = list(argv)
-    if given:
-        rest.remove(method)
     parsed: Any = tyro_cli(
-        command, rest, prog=f"python -m clead.train {method}", description=find_method(method).__doc__
+        command, list(args), prog=f"python -m clead.train {method}", description=find_method(method).__doc__
     )
     return parsed.settings, parsed.options
 
@@ -166,19 +166,6 @@ def _sentence(box: str) -> str:
     return re.sub(r"Error parsing (settings\.|options\.)?", "", message)
 
 
-def _swept(
-    method: str, default: TrainConfig, argv: Sequence[str], given: bool, sweep: str
-) -> list[tuple[TrainConfig, str]]:
-    name, _, values = sweep.partition("=")
-    if not name or not values:
-        raise UserError(f"--sweep must be field=value,value, got {sweep!r}")
-    variants = []
-    for value in values.split(","):
-        config, _ = _parse(method, default, [*argv, f"--{name}", value], given)
-        variants.append((config, f"-{name}={value.replace('/', '_')}"))
-    return variants
-
-
 # config.json
 
 
@@ -203,7 +190,7 @@ def read_config(file: Path) -> tuple[str, str, TrainConfig]:
         raise UserError(f"{file}: expected the keys method and values, found {sorted(saved)}")
     try:
         default = find_method(method).Config()
-        config, _ = _parse(method, default, _flags(saved["values"], default), given=False)
+        config, _ = _parse(method, default, _flags(saved["values"], default))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     return method, str(saved.get("recipe")), config

@@ -249,9 +249,7 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
 def _write_or_check_config(plan: Plan, folder: RunFolder) -> None:
     values = config_values(plan.config)
     if folder.config_file.exists():
-        method, _, saved = read_config(folder.config_file)
-        if method != plan.method:
-            raise UserError(f"{folder.path}: expected a run of {plan.method!r} to resume, found one of {method!r}")
+        _, _, saved = read_config(folder.config_file)
         for key, value in config_values(saved).items():
             if key not in _MAY_CHANGE and value != values[key]:
                 raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")

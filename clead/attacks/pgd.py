@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def attack(
     Returns:
         x_adv [B, C, H, W], detached.
     """
-    ball = {"eps": constraint.eps, "norm": constraint.norm, "bounds": constraint.bounds, "impl": impl}
+    ball: dict[str, Any] = {"eps": constraint.eps, "norm": constraint.norm, "bounds": constraint.bounds, "impl": impl}
     x = x.detach()
     x_adv = x.clone()
     if random_start:

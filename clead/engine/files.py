@@ -23,7 +23,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write ``data`` and flush it to disk; an OSError names the file, which Python's own does not when a disk is full."""
+    """Write ``data`` and flush it to disk; an OSError names the file, which Python's own leaves out on a full disk."""
     try:
         with open(path, "wb") as file:
             file.write(data)

@@ -1,6 +1,7 @@
 """Training methods, one file each."""
 
 import difflib
+from typing import Any
 
 from clead.errors import UserError
 from clead.methods.base import Batch, Method
@@ -9,7 +10,7 @@ from clead.methods.clead import CLead
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[Method[Any]]] = {
     "ce": CrossEntropy,
     "clead": CLead,
     "pgd_at": PGDAdversarialTraining,
@@ -19,7 +20,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = ["METHODS", "Batch", "Method", "find_method"]
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[Method[Any]]:
     """The method called ``name``; a UserError names the nearest one."""
     if name in METHODS:
         return METHODS[name]
