@@ -84,10 +84,14 @@ def test_torchvision_names():
 
 
 def test_exported_bottleneck_names():
-    exported = torchvision_state_dict(ResNet(50, **RGB, bn=TWO, width=8), "clean")
+    encoder = ResNet(50, **RGB, bn=TWO, width=8)
+    exported = torchvision_state_dict(encoder, "clean")
     assert len(exported) == 320 - 2  # torchvision's resnet50 has 320 entries, two of them fc's
     assert exported["layer3.5.conv3.weight"].shape == (128, 32, 1, 1)
     assert "layer1.0.downsample.1.running_var" in exported
+    # torchvision strides the 3x3 convolution, the paper the first 1x1: same names and shapes, another function.
+    strides = [encoder.get_submodule(f"layer2.0.{name}").stride[0] for name in ("conv1", "conv2", "downsample.0")]
+    assert strides == [1, 2, 2]
 
 
 def functional_resnet18(weights, x, stem_stride):
