@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 import torch
 
+from . import _native
+
 Impl = Literal["auto", "reference", "triton", "native"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -149,9 +151,6 @@ def _absence(impl: str) -> str | None:
     """Why ``impl`` cannot be used in this process, or None if it can."""
     if impl != "native":
         return None
-    # Imported here because loading the extension needs the schemas, which need this module.
-    from . import _native
-
     return None if _native.available() else (_native.why_absent() or "the extension clead_kernels._C is not built")
 
 

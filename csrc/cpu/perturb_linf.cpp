@@ -1,0 +1,67 @@
+#include "clead/perturb_linf.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "clead/strided.h"
+#include "torch_operands.h"
+
+namespace clead {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // elements a thread is worth waking for
+
+template <class T, class Wide>
+void launch(const Tensor& x_adv, const Tensor& grad, const Tensor& x, const Scalars<Wide>& eps,
+            const Scalars<Wide>& step, double low, double high, bool targeted) {
+  const auto sizes = sizes_of(x_adv);
+  const Strided<5> shape(sizes, {strides_against(x_adv, sizes, "x_adv"), strides_against(grad, sizes, "grad"),
+                                 strides_against(x, sizes, "x"), eps.strides, step.strides});
+  LinfRun<T, Wide> run{};
+  const auto& inner = shape.inner();
+  run.x_adv_stride = inner[0], run.grad_stride = inner[1], run.x_stride = inner[2];
+  run.eps_stride = inner[3], run.step_stride = inner[4];
+  run.sign = targeted ? Wide(-1) : Wide(1);
+  run.low = static_cast<Wide>(low), run.high = static_cast<Wide>(high);
+  T* const out = static_cast<T*>(x_adv.mutable_data_ptr());
+  const T* const ascent = static_cast<const T*>(grad.const_data_ptr());
+  const T* const centre = static_cast<const T*>(x.const_data_ptr());
+  isa();  // may throw, which must not happen on a worker thread
+  torch::stable::parallel_for(0, shape.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    shape.walk(begin, end, [&](const Strided<5>::Offsets& at, int64_t size) {
+      LinfRun<T, Wide> r = run;
+      r.x_adv = out + at[0], r.grad = ascent + at[1], r.x = centre + at[2];
+      r.eps = eps.data() + at[3], r.step = step.data() + at[4];
+      r.size = size;
+      CLEAD_ISA_CALL(pgd_step_linf(r));
+    });
+  });
+}
+
+template <class T, class Wide>
+void typed(const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps, double step_size,
+           const std::optional<Tensor>& eps_tensor, const std::optional<Tensor>& step_tensor, double low, double high,
+           bool targeted) {
+  const auto sizes = sizes_of(x_adv);
+  launch<T, Wide>(x_adv, grad, x, Scalars<Wide>(eps_tensor, eps, sizes, "eps"),
+                  Scalars<Wide>(step_tensor, step_size, sizes, "step_size"), low, high, targeted);
+}
+
+void pgd_step_linf_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_size, std::optional<Tensor> eps_tensor,
+                    std::optional<Tensor> step_tensor, double low, double high, bool targeted) {
+  const auto dtype = x_adv.scalar_type();
+  STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "x_adv, grad and x must have one dtype");
+  if (x_adv.numel() == 0) return;
+  auto run = &typed<float, float>;
+  switch (dtype) {
+    case ScalarType::Float: break;
+    case ScalarType::Double: run = &typed<double, double>; break;
+    case ScalarType::BFloat16: run = &typed<Bf16, float>; break;
+    default: STD_TORCH_CHECK(false, "the native pgd_step_linf_ has float32, float64 and bfloat16 on CPU");
+  }
+  run(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+}
+
+}  // namespace
+}  // namespace clead
+
+STABLE_TORCH_LIBRARY_IMPL(clead, CPU, m) { m.impl("pgd_step_linf_", TORCH_BOX(&clead::pgd_step_linf_)); }

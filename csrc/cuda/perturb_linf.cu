@@ -1,0 +1,56 @@
+#include "clead/perturb_linf.cuh"
+
+#include "clead/strided.h"
+#include "torch_cuda.h"
+#include "torch_operands.h"
+
+namespace clead {
+namespace {
+
+template <class T, class Wide>
+void typed(const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps, double step_size,
+           const std::optional<Tensor>& eps_tensor, const std::optional<Tensor>& step_tensor, double low, double high,
+           bool targeted) {
+  const auto sizes = sizes_of(x_adv);
+  const Scalars<Wide> radius(eps_tensor, eps, sizes, "eps"), length(step_tensor, step_size, sizes, "step_size");
+  const Strided<5> shape(sizes, {strides_against(x_adv, sizes, "x_adv"), strides_against(grad, sizes, "grad"),
+                                 strides_against(x, sizes, "x"), radius.strides, length.strides});
+  STD_TORCH_CHECK(shape.dims().size() <= cuda::kMaxDims, "pgd_step_linf_ takes at most ", cuda::kMaxDims,
+                  " dimensions that do not merge");
+  cuda::LinfGrid<T, Wide> grid{};
+  grid.numel = shape.numel();
+  for (const auto& dim : shape.dims()) {
+    grid.size[grid.dims] = dim.size;
+    std::copy(dim.step.begin(), dim.step.end(), grid.stride[grid.dims++]);
+  }
+  grid.x_adv = static_cast<T*>(x_adv.mutable_data_ptr());
+  grid.grad = static_cast<const T*>(grad.const_data_ptr());
+  grid.x = static_cast<const T*>(x.const_data_ptr());
+  grid.eps = radius.tensor, grid.step = length.tensor;
+  grid.eps_scalar = radius.scalar, grid.step_scalar = length.scalar;
+  grid.sign = targeted ? Wide(-1) : Wide(1);
+  grid.low = static_cast<Wide>(low), grid.high = static_cast<Wide>(high);
+  const torch::stable::accelerator::DeviceGuard guard(x_adv.get_device_index());
+  cuda::pgd_step_linf(grid, stream_of(x_adv));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+void pgd_step_linf_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_size, std::optional<Tensor> eps_tensor,
+                    std::optional<Tensor> step_tensor, double low, double high, bool targeted) {
+  const auto dtype = x_adv.scalar_type();
+  STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "x_adv, grad and x must have one dtype");
+  if (x_adv.numel() == 0) return;
+  auto run = &typed<float, float>;
+  switch (dtype) {
+    case ScalarType::Float: break;
+    case ScalarType::Double: run = &typed<double, double>; break;
+    case ScalarType::BFloat16: run = &typed<Bf16, float>; break;
+    default: STD_TORCH_CHECK(false, "the native pgd_step_linf_ has float32, float64 and bfloat16 on CUDA");
+  }
+  run(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+}
+
+}  // namespace
+}  // namespace clead
+
+STABLE_TORCH_LIBRARY_IMPL(clead, CUDA, m) { m.impl("pgd_step_linf_", TORCH_BOX(&clead::pgd_step_linf_)); }

@@ -1,0 +1,239 @@
+"""The public perturbation operators: arguments checked, implementation chosen, one registered op called."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Impl, resolve
+from . import ops
+
+Norm = Literal["linf", "l2"]
+Bounds = tuple[float, float] | None
+
+
+def pgd_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    targeted: bool = False,
+    impl: Impl = "auto",
+) -> Tensor:
+    """One step of projected gradient ascent, in place (Madry et al., arXiv:1706.06083).
+
+    linf: ``x_adv ← clip(x_adv + step_size · sign(grad), x - eps, x + eps)``; l2: ``grad`` is normalised per sample
+    and x_adv is pulled straight back onto the ball. Then x_adv is clamped to ``bounds``.
+
+    Elements (linf) or samples (l2) whose gradient is 0, NaN or (l2) infinite do not move. x - eps ≤ x_adv ≤ x + eps
+    holds bitwise in float32; l2 distances hold to 1e-6 relative. bfloat16 and float16 are computed in float32 (l2:
+    float64) and rounded towards x, so the stored image satisfies both constraints; steps shorter than the spacing
+    of the dtype are lost there. x should be inside ``bounds``; where it is not, the bounds win.
+
+    Args:
+        x_adv: [B, ...] float64, float32, bfloat16 or float16, any strides; overwritten.
+        grad: gradient of the loss at x_adv; shape, dtype and device of x_adv.
+        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        eps: radius ≥ 0 in units of x; a float, a [B] tensor (per sample) or a tensor broadcastable to x such as
+            [B,1,1,1] or, for linf, [1,C,1,1]. eps = 0 gives x.
+        step_size: length ≥ 0 of the step in the norm, given like ``eps``.
+        norm: "linf" or "l2".
+        bounds: (low, high) of valid images, or None for no clamping.
+        targeted: descend instead of ascend.
+        impl: which implementation; see ``clead_kernels.explain``.
+
+    Returns:
+        x_adv itself. No gradient flows through the step.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or values that do not fit; x_adv requires grad or shares memory.
+        NotImplementedError: ``impl`` cannot run this call, or the norm has no implementation.
+    """
+    _check_images("pgd_step_", x_adv, grad=grad, x=x)
+    radius, radius_tensor = _radius("eps", eps, x, norm)
+    length, length_tensor = _radius("step_size", step_size, x, norm)
+    low, high = _limits(bounds)
+    op = _op(ops.PGD_STEP, "pgd_step_", norm, impl, x)
+    op(x_adv, grad, x, radius, length, radius_tensor, length_tensor, low, high, targeted)
+    return x_adv
+
+
+def random_start_(
+    x_adv: Tensor,
+    x: Tensor,
+    *,
+    eps: float | Tensor,
+    seed: int,
+    sample_ids: Tensor | None = None,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    step: int = 0,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Overwrite x_adv with a uniform point of the ball around x, clamped to ``bounds``.
+
+    The point is a function of (seed, step, sample id, x, eps) alone: it does not depend on the batch a sample is in,
+    on its position there, or on the implementation. ``reference.py`` states the arithmetic to the bit.
+
+    Args:
+        x_adv: [B, ...], overwritten; what it held does not matter.
+        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        eps: radius, as in ``pgd_step_``.
+        seed: 64-bit key of the random stream, in [0, 2**64).
+        sample_ids: int64 [B] on the device of x, low 32 bits the sample and high 32 bits the view; None = 0 … B-1.
+        norm: "linf" or "l2".
+        bounds: as in ``pgd_step_``.
+        step: training step, epoch or restart, in [0, 2**32).
+        impl: which implementation; see ``clead_kernels.explain``.
+
+    Returns:
+        x_adv itself.
+
+    Raises:
+        ValueError: as ``pgd_step_``, or ``seed``, ``step`` or ``sample_ids`` do not fit.
+        NotImplementedError: as ``pgd_step_``.
+    """
+    _check_images("random_start_", x_adv, x=x)
+    _check_ids(sample_ids, x)
+    radius, radius_tensor = _radius("eps", eps, x, norm)
+    low, high = _limits(bounds)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    if not 0 <= step < 2**32:
+        raise ValueError(f"step must be in [0, 2**32), got {step}")
+    # The dispatcher's integers are signed; Philox only looks at the bits.
+    key = seed - 2**64 if seed >= 2**63 else seed
+    op = _op(ops.RANDOM_START, "random_start_", norm, impl, x)
+    op(x_adv, x, radius, radius_tensor, key, sample_ids, step, low, high)
+    return x_adv
+
+
+def project_(
+    x_adv: Tensor,
+    x: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    impl: Impl = "auto",
+) -> Tensor:
+    """Pull x_adv, in place, onto the ball of radius ``eps`` around x and into ``bounds``.
+
+    Args:
+        x_adv: [B, ...], overwritten.
+        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        eps: radius, as in ``pgd_step_``.
+        norm: "linf" or "l2".
+        bounds: as in ``pgd_step_``.
+        impl: which implementation; see ``clead_kernels.explain``.
+
+    Returns:
+        x_adv itself.
+
+    Raises:
+        ValueError: as ``pgd_step_``.
+        NotImplementedError: as ``pgd_step_``.
+    """
+    _check_images("project_", x_adv, x=x)
+    radius, radius_tensor = _radius("eps", eps, x, norm)
+    low, high = _limits(bounds)
+    _op(ops.PROJECT, "project_", norm, impl, x)(x_adv, x, radius, radius_tensor, low, high)
+    return x_adv
+
+
+def _op(table: dict[str, dict[str, ops.Op]], name: str, norm: str, impl: str, x: Tensor) -> ops.Op:
+    return table[norm][resolve(name, impl, device=x.device, dtype=x.dtype, norm=norm)]
+
+
+def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
+    if x_adv.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"x_adv requires grad, and {op} writes it without a gradient: call it under torch.no_grad() or pass "
+            "x_adv.detach()"
+        )
+    if not x_adv.is_floating_point() or x_adv.dim() == 0:
+        raise ValueError(f"x_adv must be a float tensor [B, ...], got {x_adv.dtype} {tuple(x_adv.shape)}")
+    if any(size > 1 and stride == 0 for size, stride in zip(x_adv.shape, x_adv.stride(), strict=True)):
+        raise ValueError("x_adv is an expanded view whose elements share memory: pass x_adv.contiguous()")
+    for name, other in others.items():
+        for what in ("shape", "dtype", "device"):
+            wanted, found = getattr(x_adv, what), getattr(other, what)
+            if wanted != found:
+                wanted, found = (tuple(wanted), tuple(found)) if what == "shape" else (wanted, found)
+                raise ValueError(f"{name} must have the {what} of x_adv, {wanted}, got {found}")
+        if not torch.compiler.is_compiling() and _share_memory(x_adv, other):
+            raise ValueError(f"x_adv shares memory with {name}, which would be overwritten: pass a copy")
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether the address ranges of two real tensors overlap."""
+    if a is b:
+        return True
+    if a.numel() == 0 or a.device.type == "meta":
+        return False
+    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
+
+
+def _end(x: Tensor) -> int:
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr() + (reach + 1) * x.element_size()
+
+
+def _radius(name: str, value: float | Tensor, x: Tensor, norm: str) -> tuple[float, Tensor | None]:
+    """``value`` as the two arguments of an op: a float, and the tensor that replaces it or None."""
+    if norm not in ("linf", "l2"):
+        if norm == "l1":
+            raise NotImplementedError("norm='l1' is not implemented yet: use 'linf' or 'l2'")
+        raise ValueError(f"norm must be 'linf' or 'l2', got {norm!r}")
+    if not isinstance(value, Tensor):
+        # Infinity is a radius (no ball) but not a length: 0 · inf is NaN.
+        if not value >= 0 or (name == "step_size" and not value < math.inf):
+            raise ValueError(f"{name} must be a number >= 0, got {value}")
+        return float(value), None
+    return 0.0, _radius_tensor(name, value, x, norm)
+
+
+def _radius_tensor(name: str, value: Tensor, x: Tensor, norm: str) -> Tensor:
+    if value.device != x.device or not value.is_floating_point():
+        raise ValueError(f"{name} must be a float tensor on {x.device}, got {value.dtype} on {value.device}")
+    shape, full = tuple(value.shape), tuple(x.shape)
+    if value.dim() == 1:
+        shape += (1,) * (x.dim() - 1)  # one number per sample
+    else:
+        shape = (1,) * (x.dim() - len(shape)) + shape
+    outer = shape[1:] if norm == "l2" else ()
+    fits = len(shape) == x.dim() and all(a in (1, b) for a, b in zip(shape, full, strict=True))
+    if not fits or any(size != 1 for size in outer):
+        wanted = "[B] or [B,1,...]" if norm == "l2" else "[B] or broadcastable to x"
+        raise ValueError(f"{name} must be {wanted} for x of shape {full}, got {tuple(value.shape)}")
+    look = value.device.type == "cpu" or os.environ.get("CLEAD_CHECK") == "1"
+    if look and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
+        raise ValueError(f"{name} must be >= 0 everywhere, got a minimum of {value.min().item()}")
+    return value.detach().reshape(shape).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _limits(bounds: Bounds) -> tuple[float, float]:
+    if bounds is None:
+        return -math.inf, math.inf
+    low, high = bounds
+    if not low <= high:
+        raise ValueError(f"bounds must be (low, high) with low <= high, got ({low}, {high})")
+    return float(low), float(high)
+
+
+def _check_ids(sample_ids: Tensor | None, x: Tensor) -> None:
+    if sample_ids is None:
+        return
+    if sample_ids.dtype != torch.int64 or sample_ids.shape != x.shape[:1] or sample_ids.device != x.device:
+        raise ValueError(
+            f"sample_ids must be int64 [{len(x)}] on {x.device}, got {sample_ids.dtype} "
+            f"{list(sample_ids.shape)} on {sample_ids.device}"
+        )
