@@ -156,7 +156,7 @@ def _sentence(box: str) -> str:
     characters, with the title in the upper one, or with dashes, with the title on a line of its own.
     """
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
-    parts = re.split(r"^[╭╰─-]{3}.*$", "\n".join(lines), flags=re.MULTILINE)
+    parts = re.split(r"^(?:[╭╰]|[─-]{3}).*$", "\n".join(lines), flags=re.MULTILINE)
     parts = [" ".join(part.split()) for part in parts if part.strip()]
     message = parts[0 if "╭" in box else 1]
     for part in parts:
