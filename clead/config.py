@@ -56,6 +56,7 @@ Integers = Annotated[
     ),
 ]
 
+Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "evaluate"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
 
@@ -208,7 +209,7 @@ class TrainConfig:
     """Where to compute; auto takes cuda when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the number to torch."""
-    impl: Literal["auto", "reference", "triton", "native"] = "auto"
+    impl: Impl = "auto"
     """Implementation of the clead_kernels operators."""
     encoder: EncoderConfig = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

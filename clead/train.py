@@ -19,7 +19,7 @@ from rich.table import Table
 from safetensors.torch import save as save_tensors
 
 from clead import data, report
-from clead.cli import Plan, config_values, plans, read_config, run_command
+from clead.cli import Plan, config_values, plans, read_config
 from clead.config import Comparison, TrainConfig
 from clead.data import Splits
 from clead.engine import checkpoint
@@ -28,7 +28,7 @@ from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
 from clead.engine.results import row_key
 from clead.engine.run import RunFolder
-from clead.errors import UserError
+from clead.errors import UserError, run_command
 from clead.loading import InputSpec, build_model, load, model_meta
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
@@ -149,17 +149,15 @@ def _evaluation_display(session: Session) -> Iterator[Callable[[int], None]]:
     if not session.progress.live:
         yield lambda images: None
         return
-    config = session.config.evaluation
-    rows, batches = (
-        1 + len(config.cases),
-        -(-min(len(session.splits.test), config.samples or math.inf) // config.batch_size),
-    )
-    with session.progress.stage("evaluate", total_steps=int(rows * batches), epochs=rows) as display:
+    config, test = session.config.evaluation, session.splits.test
+    rows = 1 + len(config.cases)
+    batches = math.ceil(min(len(test), config.samples or len(test)) / config.batch_size)
+    with session.progress.stage("evaluate", total_steps=rows * batches, epochs=rows) as display:
         steps = itertools.count(1)
 
         def advance(images: int) -> None:
             step = next(steps)
-            display.update(epoch=-(-step // int(batches)), step=step, loss=None, images=images)
+            display.update(epoch=math.ceil(step / batches), step=step, loss=None, images=images)
 
         yield advance
 
@@ -204,17 +202,24 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
         splits = data.load(config.data, config.data_dir, download=config.download)
         if config.train_samples is not None:
             splits = replace(splits, train=splits.train.select(torch.arange(len(splits.train))[: config.train_samples]))
-    method.augment.check_channels(splits.in_channels)
+    _check_data(method, config, splits)
     model = build_model(method, InputSpec.of(splits))
     initialise(model, config.seed)
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
         _write_or_check_config(plan, folder)
-        on_device = Splits.to(splits, device)
-        session = Session(plan, label, method, on_device, folder, progress, device, model.to(device))
+        session = Session(plan, label, method, splits.to(device), folder, progress, device, model.to(device))
         _run_stages(session)
         for name in config.compare:
             _compare(session, name, splits)
     return folder
+
+
+def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
+    """Refuse settings that do not fit the data, before the run folder is made."""
+    method.augment.check_channels(splits.in_channels)
+    for name, size in (("batch_size", config.batch_size), ("linear_eval.batch_size", config.linear_eval.batch_size)):
+        if size > len(splits.train):
+            raise UserError(f"{name} must be at most the {len(splits.train)} training samples, got {size}")
 
 
 def _run_stages(session: Session) -> None:
@@ -317,4 +322,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, interrupted="interrupted; the same command with --resume continues")

@@ -13,10 +13,11 @@ import torch
 
 import clead
 from clead import train
-from clead.cli import plans, run_command
+from clead.cli import plans
 from clead.data import cifar10
 from clead.engine import checkpoint, loop
 from clead.engine.run import RunFolder
+from clead.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--evaluation.samples", "40"]

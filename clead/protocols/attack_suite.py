@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clead.attacks import Constraint, Objective, attack
-from clead.config import EvaluationConfig
+from clead.config import EvaluationConfig, Impl
 from clead.data import Dataset
 from clead.engine.results import Row, make_row
 from clead.errors import UserError
@@ -66,7 +66,7 @@ def attack_suite(
     *,
     branch: str,
     seed: int,
-    impl: Any,
+    impl: Impl,
     key: dict[str, Any],
     done: Callable[[dict[str, Any]], bool] = lambda key: False,
     on_batch: Callable[[int], None] = lambda images: None,
@@ -137,7 +137,7 @@ def adversarial_examples(
     eps: float,
     branch: str,
     seed: int,
-    impl: Any = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """x_adv [B, C, H, W] for images ``x`` with global indices ``samples``; verified to lie in the ball and the box."""
     x_adv = attack(
