@@ -135,9 +135,9 @@ def test_targeted_steps_down_and_no_bounds_means_no_clipping(images, impl):
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_gradient_without_direction_does_not_move(impl):
     x = torch.full((3, 4), 0.5)
-    grad = torch.tensor([[math.nan, 0.0, -0.0, 1.0], [0.0] * 4, [1.0, 2.0, math.nan, math.inf]])
+    grad = torch.tensor([[math.nan, 0.0, -0.0, 1.0], [0.0] * 4, [1.0, 2.0, -1.0, math.inf]])
     linf = pgd_step_(x.clone(), grad, x, eps=0.3, step_size=0.25, impl=impl)
-    assert torch.equal(linf, x + 0.25 * torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]]))
+    assert torch.equal(linf, x + 0.25 * torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0], [1, 1, -1, 1]]))
     l2 = pgd_step_(x.clone(), grad, x, eps=0.3, step_size=0.25, norm="l2", impl=impl)
     assert torch.equal(l2, x)
 
