@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import _library, _rows
-from . import pairs, reference
+from . import native, pairs, reference
 
-_FORWARD = {"reference": reference.forward}
-_BACKWARD = {"reference": reference.backward}
+_FORWARD = {"reference": reference.forward, "native": native.forward}
+_BACKWARD = {"reference": reference.backward, "native": native.backward}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "
