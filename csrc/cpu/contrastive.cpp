@@ -152,8 +152,7 @@ class Call {
   // Depends on sizes alone: sums are grouped by blocks.
   static int64_t block_of(int64_t m, int64_t n) {
     const int64_t rows = std::min(m, n);
-    if (const char* forced = std::getenv("CLEAD_BLOCK")) return std::atoi(forced);
-    return rows <= 768 ? kStrip : rows <= 6144 ? 2 * kStrip : 4 * kStrip;
+    return rows <= 2048 ? kStrip : rows <= 6144 ? 2 * kStrip : 4 * kStrip;
   }
 
   template <class Task>

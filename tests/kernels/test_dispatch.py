@@ -45,7 +45,9 @@ def test_auto_takes_native_for_linf_steps_on_the_cpu_when_it_is_there(extension)
     assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="linf") == best
     assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="l2") == "reference"
     assert resolve("pgd_step_", "auto", device="cuda", dtype=torch.float32, norm="linf") == "reference"
-    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == "reference"
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, topk="yes") == "reference"
+    assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
 
 
 def test_named_native_never_falls_back(extension):
@@ -56,8 +58,8 @@ def test_named_native_never_falls_back(extension):
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")
-    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run nt_xent .*nt_xent has reference \(any"):
-        resolve("nt_xent", "native", device="cpu", dtype=torch.float32)
+    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run similarity .*similarity has reference \(any"):
+        resolve("similarity", "native", device="cpu", dtype=torch.float32)
 
 
 @pytest.mark.parametrize("op", dispatch.OPS)
