@@ -120,6 +120,11 @@ class Call {
     return sum / count;
   }
 
+  // Row 0 (over negatives) or 1 (over positives) of the statistics, with all digits.
+  double statistic(const T* statistics, int64_t row, int64_t i) const {
+    return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + 2) * m + i]);
+  }
+
   double listed_dot(int64_t i, int64_t at) const { return dot(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld); }
 
   double dot(const T* x, const T* y) const {
@@ -315,14 +320,21 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
     const double softplus = gap > 0 ? gap + std::log1p(std::exp(-gap)) : std::log1p(std::exp(gap));
     loss[i] = count > 0 ? static_cast<T>(softplus + over_positives) : T(0);
     counts[i] = count;
-    statistics[i] = static_cast<T>(over_negatives), statistics[call.m + i] = static_cast<T>(over_positives);
+    // What rounding takes from them, up to 1e-5 of the gradient at low temperatures, is kept in two more rows.
+    const double values[] = {over_negatives, over_positives};
+    for (int64_t row = 0; row < 2; ++row) {
+      const T rounded = static_cast<T>(values[row]);
+      const double rest = values[row] - static_cast<double>(rounded);
+      statistics[row * call.m + i] = rounded;
+      statistics[(row + 2) * call.m + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
+    }
   });
 }
 
 // Weights of the exponentials for row i; returns the mass of its negatives.
 template <class T>
 double prepare_row(Call<T>& call, int64_t i, double g, double mean, const T* statistics) {
-  const double over_negatives = statistics[i], over_positives = statistics[call.m + i];
+  const double over_negatives = call.statistic(statistics, 0, i), over_positives = call.statistic(statistics, 1, i);
   const int64_t count = call.positives.count[i];
   auto& a = call.a;
   a.alpha[i] = a.gamma[i] = a.rho[i] = a.shift[i] = a.positive_shift[i] = 0;
@@ -408,7 +420,7 @@ class Backward {
         listed[at] = -g * mass;
       } else {
         const double logit = (call.listed_dot(i, at) - mean) / call.args.temperature;
-        const double among = std::exp(logit - static_cast<double>(statistics[call.m + i]));
+        const double among = std::exp(logit - call.statistic(statistics, 1, i));
         listed[at] = g * (among - 1.0 / static_cast<double>(positives.count[i]) - among * mass);
       }
     }
@@ -508,8 +520,8 @@ void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Te
   const int64_t m = anchors.size(0);
   check_output(loss, working(anchors), m, "loss");
   check_output(num_positives, ScalarType::Long, m, "num_positives");
-  check_output(statistics, working(anchors), 2 * m, "statistics");
-  STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == 2 * m, "outputs are needed");
+  check_output(statistics, working(anchors), 4 * m, "statistics");
+  STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == 4 * m, "outputs are needed");
   if (m == 0) return;
   auto* const counts = static_cast<int64_t*>(num_positives.mutable_data_ptr());
   if (working(anchors) == ScalarType::Double)
@@ -528,8 +540,8 @@ void contrastive_backward_(Tensor grad_loss, Tensor statistics, CLEAD_ARGUMENTS,
   const auto dtype = working(anchors);
   STD_TORCH_CHECK(grad_loss.scalar_type() == dtype && grad_loss.dim() == 1 && grad_loss.size(0) == m,
                   "grad_loss must be [", m, "] of the working dtype");
-  check_output(statistics, dtype, 2 * m, "statistics");
-  STD_TORCH_CHECK(statistics.numel() == 2 * m, "statistics must be [2, ", m, "]");
+  check_output(statistics, dtype, 4 * m, "statistics");
+  STD_TORCH_CHECK(statistics.numel() == 4 * m, "statistics must be [4, ", m, "]");
   check_output(grad_anchors, dtype, m * d, "grad_anchors");
   check_output(grad_candidates, dtype, (candidates ? candidates->size(0) : m) * d, "grad_candidates");
   check_output(grad_temperature, dtype, 1, "grad_temperature");

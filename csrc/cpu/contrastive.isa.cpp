@@ -110,7 +110,7 @@ inline double number(float x) { return x; }
 inline double number(Bf16 x) { return widen(x); }
 inline double number(Half x) {
   const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7FFFu;
-  float value = 0;
+  float value = 0.0f;
   const uint32_t bits = magnitude >= 0x7C00u ? 0x7F800000u | (magnitude << 13) : magnitude << 13;
   memcpy(&value, &bits, sizeof value);
   if (magnitude < 0x7C00u) value *= 0x1p112f;  // re-biases the exponent, subnormal numbers included

@@ -159,16 +159,19 @@ void forward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0,
   }
 }
 
-// log2 of k_ij e^s_ij: of a pair as a negative of its row or column, and as a positive.
+// log2 of k_ij e^s_ij, less an offset: of a pair as a negative of its row or column, and as a positive.
 template <class T>
 struct Exponents {
   Vec<T> negative, positive;
 };
 
+// Rounded once, however large the exponents themselves are.
 template <class T, class R, bool OfRow>
-CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log) {
-  const Vec<T> dot = load(at), lowest = all(kLowest<T>);
-  Vec<T> x = larger<T>(dot * p.k, lowest);
+CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
+                                    Vec<T> negative_offset = Vec<T>{},
+                                    Vec<T> positive_offset = Vec<T>{}) {
+  const Vec<T> dot = load(at), lowest = all(kLowest<T>), k = all(p.k);
+  const Vec<T> x = larger<T>(fma(dot, k, -negative_offset), lowest);
   Exponents<T> out{x, lowest};
   if constexpr (R::kFalse != FalseNegative::none) {
     Mask<T> is_false;
@@ -180,7 +183,7 @@ CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick
   }
   if constexpr (R::kGrouped) {
     const Mask<T> positive = pick.positive(p, j);
-    out.positive = positive ? x : lowest;
+    out.positive = positive ? larger<T>(fma(dot, k, -positive_offset), lowest) : lowest;
     out.negative = positive ? lowest : out.negative;
   }
   return out;
@@ -205,14 +208,14 @@ void forward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j
       negative_max = larger<T>(negative_max, x.negative);
       positive_max = larger<T>(positive_max, x.positive);
     }
-    const T negative_top = largest<T>(negative_max), positive_top = largest<T>(positive_max);
+    const Vec<T> negative_top = all(largest<T>(negative_max)), positive_top = all(largest<T>(positive_max));
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
-      const auto x = exponents<T, R, true>(p, pick, row + c, j0 + c, log);
-      negatives += exp2<T>(x.negative - negative_top);
-      if constexpr (R::kGrouped) positives += exp2<T>(x.positive - positive_top);
+      const auto x = exponents<T, R, true>(p, pick, row + c, j0 + c, log, negative_top, positive_top);
+      negatives += exp2<T>(x.negative);
+      if constexpr (R::kGrouped) positives += exp2<T>(x.positive);
     }
-    merge(p.a->negatives, i0 + r, total<T>(negatives), negative_top);
-    if constexpr (R::kGrouped) merge(p.a->positives, i0 + r, total<T>(positives), positive_top);
+    merge(p.a->negatives, i0 + r, total<T>(negatives), negative_top[0]);
+    if constexpr (R::kGrouped) merge(p.a->positives, i0 + r, total<T>(positives), positive_top[0]);
   }
   if constexpr (!R::kBoth) return;
   for (int64_t c = 0; c < columns; c += kLanes<T>) {
@@ -226,9 +229,10 @@ void forward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j
     Vec<T> negatives = load(sums.negatives + c) * exp2<T>(negative_old - negative_max);
     Vec<T> positives = load(sums.positives + c) * exp2<T>(positive_old - positive_max);
     for (int64_t r = 0; r < rows; ++r) {
-      const auto x = exponents<T, R, false>(p, Pick<T, R>::of(p, i0 + r), strip + r * p.block + c, j0 + c, log);
-      negatives += exp2<T>(x.negative - negative_max);
-      if constexpr (R::kGrouped) positives += exp2<T>(x.positive - positive_max);
+      const auto x = exponents<T, R, false>(p, Pick<T, R>::of(p, i0 + r), strip + r * p.block + c, j0 + c, log,
+                                            negative_max, positive_max);
+      negatives += exp2<T>(x.negative);
+      if constexpr (R::kGrouped) positives += exp2<T>(x.positive);
     }
     store(sums.negative_max + c, negative_max);
     store(sums.positive_max + c, positive_max);
@@ -274,11 +278,11 @@ template <class T, class R, bool OfRow>
 CLEAD_INLINE Vec<T> shifted_gradient(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
                                      Vec<T> alpha, Vec<T> gamma, Vec<T> rho, Vec<T> shift, Vec<T> positive_shift) {
   const Vec<T> ceiling = all<T>(4);  // what is not selected may exceed its row's maximum
-  const auto x = exponents<T, R, OfRow>(p, pick, at, j, log);
-  const Vec<T> above = x.negative - shift;
+  const auto x = exponents<T, R, OfRow>(p, pick, at, j, log, shift, positive_shift);
+  const Vec<T> above = x.negative;
   Vec<T> gradient = exp2<T>(above > ceiling ? ceiling : above) * alpha;
   if constexpr (R::kGrouped) {
-    const Vec<T> over = x.positive - positive_shift;
+    const Vec<T> over = x.positive;
     const Vec<T> of_positive = fma(exp2<T>(over > ceiling ? ceiling : over), gamma, -rho);
     gradient = pick.positive(p, j) ? of_positive : gradient;
   }

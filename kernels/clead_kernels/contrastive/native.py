@@ -14,6 +14,9 @@ from .. import _library
 from .._rows import working_dtype
 from .pairs import Pairs
 
+STATISTICS = 4
+"""Rows of the statistics: n and p of the reference, and what rounding them to the working dtype took away."""
+
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, int positive_offset, "
     "Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, Tensor? row_threshold, "
@@ -33,7 +36,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each row, its number of positives and the statistics for ``backward``: see ``reference.forward``."""
     rows, dtype = anchors.shape[0], working_dtype(anchors.dtype)
-    loss, statistics = anchors.new_empty(rows, dtype=dtype), anchors.new_empty((2, rows), dtype=dtype)
+    loss, statistics = anchors.new_empty(rows, dtype=dtype), anchors.new_empty((STATISTICS, rows), dtype=dtype)
     num_positives = anchors.new_empty(rows, dtype=torch.int64)
     arguments = _arguments(anchors, candidates, temperature, normalize, pairs)
     torch.ops.clead.contrastive_native_.default(*arguments, loss, num_positives, statistics)
