@@ -62,6 +62,7 @@ class Call {
     p.block = block_of(m, n);
     p.symmetric = symmetric;
     p.k = static_cast<T>(kLog2e / x.temperature);
+    p.normalized = x.normalize && p.k < 1e5;
     p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
     p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
     p.self_offset = x.self_offset;
@@ -331,6 +332,14 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   });
 }
 
+// What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
+// as that, the nearest number.
+template <class T>
+T shift_for(const Call<T>& call, double log) {
+  if (call.p.bounded) return call.p.k;
+  return static_cast<T>(std::fabs(log) < 4e6 ? std::floor(log) : log);
+}
+
 // Weights of the exponentials for row i; returns the mass of its negatives.
 template <class T>
 double prepare_row(Call<T>& call, int64_t i, double g, double mean, const T* statistics) {
@@ -342,18 +351,15 @@ double prepare_row(Call<T>& call, int64_t i, double g, double mean, const T* sta
   const double mass = 1 / (1 + std::exp(over_positives - over_negatives));
   const double log_negatives = (over_negatives + mean / call.args.temperature) * kLog2e;
   const double log_positives = (over_positives + mean / call.args.temperature) * kLog2e;
-  const bool bounded = call.p.bounded;
   if (mass != 0) {
-    const double shift = bounded ? static_cast<double>(call.p.k) : std::floor(log_negatives);
-    a.shift[i] = static_cast<T>(shift);
-    a.alpha[i] = static_cast<T>(g * mass * std::exp2(shift - log_negatives));
+    a.shift[i] = shift_for(call, log_negatives);
+    a.alpha[i] = static_cast<T>(g * mass * std::exp2(static_cast<double>(a.shift[i]) - log_negatives));
   }
   if (count == 1) {
     a.rho[i] = static_cast<T>(g * mass);
   } else {
-    const double shift = bounded ? static_cast<double>(call.p.k) : std::floor(log_positives);
-    a.positive_shift[i] = static_cast<T>(shift);
-    a.gamma[i] = static_cast<T>(g * (1 - mass) * std::exp2(shift - log_positives));
+    a.positive_shift[i] = shift_for(call, log_positives);
+    a.gamma[i] = static_cast<T>(g * (1 - mass) * std::exp2(static_cast<double>(a.positive_shift[i]) - log_positives));
     a.rho[i] = static_cast<T>(g / static_cast<double>(count));
   }
   return mass;

@@ -18,8 +18,10 @@ struct Tile {
 template <class T>
 void dots(const Contrast<T>& p, const Tile<T>& t, T* strip) {
   constexpr int64_t kPanel = 2 * kLanes<T>;
-  tile_product<T>(p.a->unit + t.i0 * p.ld, p.ld, 1, p.b->panels + t.j0 * p.d, kPanel, p.d * kPanel, strip, p.block,
-                  t.rows, t.columns, p.d, false);
+  constexpr int64_t kDepth = 256;  // summed in parts: long rows would collect rounding errors
+  for (int64_t k = 0; k < p.d; k += kDepth)
+    tile_product<T>(p.a->unit + t.i0 * p.ld + k, p.ld, 1, p.b->panels + t.j0 * p.d + k * kPanel, kPanel, p.d * kPanel,
+                    strip, p.block, t.rows, t.columns, std::min(kDepth, p.d - k), k > 0);
   const int64_t padded = (t.columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   for (int64_t r = 0; r < t.rows; ++r) {
     T* row = strip + r * p.block;
@@ -109,16 +111,10 @@ inline double number(double x) { return x; }
 inline double number(float x) { return x; }
 inline double number(Bf16 x) { return widen(x); }
 inline double number(Half x) {
-  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7FFFu;
-  float value = 0.0f;
-  const uint32_t bits = magnitude >= 0x7C00u ? 0x7F800000u | (magnitude << 13) : magnitude << 13;
-  memcpy(&value, &bits, sizeof value);
-  if (magnitude < 0x7C00u) value *= 0x1p112f;  // re-biases the exponent, subnormal numbers included
-  uint32_t signed_bits;
-  memcpy(&signed_bits, &value, sizeof value);
-  signed_bits |= sign;
-  memcpy(&value, &signed_bits, sizeof value);
-  return value;
+  const uint64_t sign = static_cast<uint64_t>(x.bits & 0x8000u) << 48, magnitude = x.bits & 0x7FFFu;
+  const uint64_t bits = sign | magnitude << 42 | (magnitude >= 0x7C00u ? 0x7FF0000000000000u : 0u);
+  // Re-biases the exponent, subnormal numbers included.
+  return __builtin_bit_cast(double, bits) * (magnitude >= 0x7C00u ? 1.0 : 0x1p1008);
 }
 
 template <class S, class T>

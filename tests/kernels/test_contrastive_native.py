@@ -99,9 +99,10 @@ def agree(door, rule, m, n, d, temperature, dtype, normalize=True):
         gradient = index in (1, 2) and value.dim() == 2
         unit = torch.finfo(value.dtype).eps if gradient else 0
         error = (value.double() - expected).norm() / (expected.norm() + 1e-3 * (d == 1 or expected.norm() < 1e-30))
-        bound = unit + logit * (2 + size / temperature) * (1 + 1e3 * (d == 1))
-        if value.dim() == 0:
-            bound *= 20  # rows of both signs cancel in the temperature's gradient
+        # In one dimension nothing is left of a gradient, in two not much.
+        bound = unit + logit * (2 + size / temperature) * {1: 1e3, 2: 20.0}.get(d, 1.0)
+        if value.dim() == 0:  # rows of both signs cancel in the temperature's gradient
+            bound += logit * m * size**2 * (1 + 1 / temperature) / temperature / float(expected.abs() + 1e-30)
         assert error <= bound, (door, rule, m, n, d, temperature, dtype, normalize, index, float(error))
 
 
@@ -125,7 +126,7 @@ def test_odd_sizes(door):
 @pytest.mark.parametrize("door", DOORS)
 def test_all_sizes(door, dtype):
     for m, n, d in product(SIZES, repeat=3):
-        if m * n * d < 2**29:
+        if max(m * n, m * d, n * d) < 2**20 + 2**10 and (not DOORS[door][2] or m == n):
             agree(door, RULES[(m + n + d) % len(RULES)], m, n, d, (0.005, 0.02, 0.1, 1.0, 10.0)[(m + d) % 5], dtype)
 
 
@@ -150,8 +151,10 @@ def test_numerical_bar(door, temperature, dtype):
 
     def measure(loss, a, b):
         a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
-        out = loss(a, b if door == "info_nce" else a)
-        grads = torch.autograd.grad(out, (a, b), torch.full_like(out, 1 / rows), allow_unused=True)
+        scale = torch.tensor(temperature, dtype=torch.float64 if a.dtype == torch.float64 else torch.float32)
+        scale.requires_grad_()
+        out = loss(a, b if door == "info_nce" else a, scale)
+        grads = torch.autograd.grad(out, (a, b, scale), torch.full_like(out, 1 / rows), allow_unused=True)
         return [out.detach().double(), *(grad.double() for grad in grads if grad is not None)]
 
     ours, rivals, truths = [], [], []
@@ -159,16 +162,16 @@ def test_numerical_bar(door, temperature, dtype):
         half = numbers(rows // 2, width, seed=seed)
         a = torch.cat([half, half + numbers(rows // 2, width, seed=seed + 50)]).to(dtype)
         b = (a + numbers(rows, width, seed=seed + 100)).to(dtype)
-        truth = measure(lambda a, b: eager(a, b, positive, excluded, temperature), a.double(), b.double())
-        rival = measure(lambda a, b: eager(a, b, positive, excluded, temperature), a, b)
+        truth = measure(lambda a, b, t: eager(a, b, positive, excluded, t), a.double(), b.double())
+        rival = measure(lambda a, b, t: eager(a, b, positive, excluded, t), a, b)
         mine = measure(
-            lambda a, b: DOORS[door][0](a, b, temperature=temperature, reduction="none", impl="native"), a, b
+            lambda a, b, t: DOORS[door][0](a, b, temperature=t, reduction="none", impl="native"), a, b
         )
         truths.append(truth)
         ours.append([x - y for x, y in zip(mine, truth, strict=True)])
         rivals.append([x - y for x, y in zip(rival, truth, strict=True)])
     for index in range(len(truths[0])):
-        unit = torch.finfo(torch.float32 if index == 0 else dtype).eps / 2
+        unit = torch.finfo(dtype if truths[0][index].dim() == 2 else torch.float32).eps / 2
         truth, mine, rival = (torch.cat([run[index].flatten() for run in runs]) for runs in (truths, ours, rivals))
         assert mine.norm() <= max(1.5 * rival.norm(), 8 * unit * truth.norm()), index
         assert mine.abs().max() <= max(2 * rival.abs().max(), 16 * unit * truth.abs().max()), index
@@ -235,6 +238,16 @@ def test_the_scale_of_the_upstream_gradient_does_not_matter(scale, temperature):
     (grad,) = torch.autograd.grad(loss, z, retain_graph=True)
     (scaled,) = torch.autograd.grad(loss * scale, z)
     assert torch.equal(scaled, grad * scale)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_huge_logits(dtype):
+    """Dot products of 65504**2 and subnormal numbers of float16, without normalisation."""
+    z = torch.tensor([[6e-8, 1.0, 65504.0], [2e-5, -3e-5, 6e-8], [1.0, 2.0, -65504.0]], dtype=dtype)
+    for door in ("info_nce", "sup_con"):
+        ours = differentiate(door, z, z.flip(0), 0.5, normalize=False, impl="native")
+        expected = differentiate(door, z, z.flip(0), 0.5, normalize=False, impl="reference")
+        torch.testing.assert_close(ours, expected, rtol=1e-3 if dtype != torch.float64 else 1e-12, atol=1e-30)
 
 
 def test_a_dominant_positive_keeps_full_relative_accuracy():

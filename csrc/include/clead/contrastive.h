@@ -51,7 +51,8 @@ struct Contrast {
   int64_t d, ld, block;
   Rows<T> *a, *b;         // the same if symmetric, but for the state that b has of its own
   bool symmetric;         // b is a: a tile serves c_ij and c_ji
-  bool bounded;           // |c_ij| <= 1 and the temperature is such that 2^(k c_ij - k) never flushes to 0
+  bool normalized;        // |c_ij| <= 1
+  bool bounded;           // and the temperature is such that 2^(k c_ij - k) never flushes to 0
   bool false_negatives;   // some rule is given
   bool threshold_only;    // and it is a threshold on c_ij itself
   bool all_rules;

@@ -165,13 +165,16 @@ struct Exponents {
   Vec<T> negative, positive;
 };
 
-// Rounded once, however large the exponents themselves are.
+// Rounded once if their size is bounded; a huge exponent less its own rounded value would leave a large rest.
 template <class T, class R, bool OfRow>
 CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
                                     Vec<T> negative_offset = Vec<T>{},
                                     Vec<T> positive_offset = Vec<T>{}) {
   const Vec<T> dot = load(at), lowest = all(kLowest<T>), k = all(p.k);
-  const Vec<T> x = larger<T>(fma(dot, k, -negative_offset), lowest);
+  const auto less = [&](Vec<T> offset) {
+    return larger<T>(p.normalized ? fma(dot, k, -offset) : dot * k - offset, lowest);
+  };
+  const Vec<T> x = less(negative_offset);
   Exponents<T> out{x, lowest};
   if constexpr (R::kFalse != FalseNegative::none) {
     Mask<T> is_false;
@@ -183,7 +186,7 @@ CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick
   }
   if constexpr (R::kGrouped) {
     const Mask<T> positive = pick.positive(p, j);
-    out.positive = positive ? larger<T>(fma(dot, k, -positive_offset), lowest) : lowest;
+    out.positive = positive ? less(positive_offset) : lowest;
     out.negative = positive ? lowest : out.negative;
   }
   return out;
