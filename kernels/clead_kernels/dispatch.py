@@ -19,6 +19,7 @@ Impl = Literal["auto", "reference", "triton", "native"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
+_NATIVE_RULES = (("topk", ("no",)), ("treatment", ("eliminate", "weight")))
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
+    *(Support(op, "native", devices=("cpu",), features=_NATIVE_RULES) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),

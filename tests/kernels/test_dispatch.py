@@ -45,7 +45,9 @@ def test_auto_takes_native_for_linf_steps_on_the_cpu_when_it_is_there(extension)
     assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="linf") == best
     assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="l2") == "reference"
     assert resolve("pgd_step_", "auto", device="cuda", dtype=torch.float32, norm="linf") == "reference"
-    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == "reference"
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, topk="yes") == "reference"
+    assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
 
 
 def test_named_native_never_falls_back(extension):
@@ -56,8 +58,8 @@ def test_named_native_never_falls_back(extension):
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")
-    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run nt_xent .*nt_xent has reference \(any"):
-        resolve("nt_xent", "native", device="cpu", dtype=torch.float32)
+    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run similarity .*similarity has reference \(any"):
+        resolve("similarity", "native", device="cpu", dtype=torch.float32)
 
 
 @pytest.mark.parametrize("op", dispatch.OPS)
@@ -80,8 +82,8 @@ def test_unknown_names_and_dtypes():
 def test_check_names_the_first_op_that_cannot_run():
     check(["info_nce", "pgd_step_"], "auto", CPU, torch.float32, norm="linf")
     check([], "triton", CPU, torch.float32)
-    with pytest.raises(NotImplementedError, match="impl='native' cannot run info_nce"):
-        check(["info_nce", "pgd_step_"], "native", CPU, torch.float32, norm="linf")
+    with pytest.raises(NotImplementedError, match="impl='native' cannot run similarity"):
+        check(["similarity", "pgd_step_"], "native", CPU, torch.float32, norm="linf")
 
 
 def test_explain_says_what_is_taken_and_why(extension):

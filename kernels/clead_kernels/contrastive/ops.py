@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .. import _library, _rows
-from . import pairs, reference
+from . import native, pairs, reference
 
-_FORWARD = {"reference": reference.forward}
-_BACKWARD = {"reference": reference.backward}
+_FORWARD = {"reference": reference.forward, "native": native.forward}
+_BACKWARD = {"reference": reference.backward, "native": native.backward}
+# n and p of the reference come first; an implementation may keep more for its own backward.
+_STATISTICS = {"reference": 2, "native": native.STATISTICS}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "
@@ -35,12 +37,20 @@ def _forward(
     return _FORWARD[impl](anchors, candidates, scale, normalize, pairs.Pairs(*rules))
 
 
-def _forward_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature_tensor: Tensor | None,
+    temperature: float,
+    normalize: bool,
+    impl: str,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, dtype = anchors.shape[0], _rows.working_dtype(anchors.dtype)
     return (
         anchors.new_empty(rows, dtype=dtype),
         anchors.new_empty(rows, dtype=torch.int64),
-        anchors.new_empty((2, rows), dtype=dtype),
+        anchors.new_empty((_STATISTICS[impl], rows), dtype=dtype),
     )
 
 

@@ -1,0 +1,89 @@
+// The contrastive family on raw pointers: what the tile kernels read and write. Torch-free.
+//
+// Row i is an anchor, column j a candidate, c_ij = <a_i, b_j> and s_ij = c_ij / temperature. Pairs of blocks of rows and
+// columns are visited in steps in which no two tasks share a row block or a column block, so every sum is added in one
+// order whatever the number of threads. Nothing of size rows x columns is ever held: a task holds a strip of one tile.
+#pragma once
+
+#include <cstdint>
+
+#include "clead/isa.h"
+#include "clead/pixel.h"
+
+namespace clead {
+
+constexpr int64_t kStrip = 96;         // rows of a strip; every register tile's height and width divides it
+constexpr double kTinyNorm = 1e-12;    // rows with a smaller norm are divided by this and get no gradient
+constexpr double kLog2e = 1.4426950408889634074;
+
+struct Half {
+  uint16_t bits;
+};
+
+// A sum of powers of two: sum * 2^max.
+template <class T>
+struct Sums {
+  double* sum;
+  T* max;
+};
+
+// A set of rows. Padded rows and columns are zero.
+template <class T>
+struct Rows {
+  int64_t size;
+  T* unit;                // [padded, ld]: the rows, divided by their norms if the loss asks for it
+  T* panels;              // [padded / panel, d, panel]: the same, transposed in panels
+  double* inverse_norm;   // 1 / max(norm, tiny)
+  bool* gradient;         // norm >= tiny
+  const int32_t* group;   // positives of other rows by equality; null if the positives are listed
+  const int32_t* cluster_as_row;     // false negatives by equality of one's as_row and the other's as_column
+  const int32_t* cluster_as_column;
+  const T* threshold;     // cosines above are false negatives; of anchors, and of candidates if symmetric
+  const T* cosine_scale;  // inverse norms where c_ij is no cosine but the rules need one, else 1
+  Sums<T> negatives, positives;      // forward: seen as row (anchors), seen as column (candidates)
+  T *alpha, *gamma, *rho;            // backward: weights of e_ij for negatives, for positives, and what is subtracted
+  T *shift, *positive_shift;         // backward: integers; e_ij is 2^(k c_ij - shift) where exponents range too far
+  T* gradient_sum;                   // backward: [padded, ld]
+};
+
+template <class T>
+struct Contrast {
+  int64_t d, ld, block;
+  Rows<T> *a, *b;         // the same if symmetric, but for the state that b has of its own
+  bool symmetric;         // b is a: a tile serves c_ij and c_ji
+  bool normalized;        // |c_ij| <= 1
+  bool bounded;           // and the temperature is such that 2^(k c_ij - k) never flushes to 0
+  bool false_negatives;   // some rule is given
+  bool threshold_only;    // and it is a threshold on c_ij itself
+  bool all_rules;
+  bool need_a, need_b;
+  T weight;               // of a false negative
+  T k;                    // log2(e) / temperature
+  int64_t self_offset;    // column i + self_offset is left out; -1: none
+  const int64_t* list_start;  // [rows + 1] into list: positive columns of each row, ascending; null if grouped
+  const int32_t* list;
+};
+
+#define CLEAD_DECLARE_FOR(T)                                                                           \
+  int64_t contrast_panel(T);                                                                           \
+  void contrast_forward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);        \
+  void contrast_backward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);       \
+  void contrast_pack(const Contrast<T>&, Rows<T>&, int64_t begin, int64_t end);                        \
+  void contrast_set(double& dot, const T*, const T*, int64_t);                                          \
+  void contrast_add(const T* x, double scale, double* sum, int64_t);                                   \
+  void contrast_project_to(double& radial, const double* sum, double scale, const T* unit, double inverse, bool gradient, bool normalize, \
+                          T* out, int64_t);                                                            \
+  void contrast_load(const double* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t); \
+  void contrast_load(const float* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t);  \
+  void contrast_load(const Bf16* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t);   \
+  void contrast_load(const Half* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t);
+#define CLEAD_DECLARE(isa)  \
+  namespace isa {           \
+  CLEAD_DECLARE_FOR(float)  \
+  CLEAD_DECLARE_FOR(double) \
+  }
+CLEAD_FOR_EACH_ISA(CLEAD_DECLARE)
+#undef CLEAD_DECLARE
+#undef CLEAD_DECLARE_FOR
+
+}  // namespace clead
