@@ -223,7 +223,8 @@ def _loss(
     impl: str,
 ) -> Tensor:
     arguments.check_choice("reduction", reduction, (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS)
-    chosen = dispatch.resolve(op, impl, device=anchors.device, dtype=anchors.dtype)
+    features = pairs.features(anchors.shape[1])
+    chosen = dispatch.resolve(op, impl, device=anchors.device, dtype=anchors.dtype, **features)
     scale = arguments.split_temperature(temperature)
     loss, num_positives, _ = ops.forward_op(anchors, candidates, *scale, normalize, chosen, *pairs)
     return _reduce(loss, num_positives, reduction)

@@ -5,6 +5,7 @@ One pair of ops serves the whole family: ``Pairs`` says which loss it is. Reduct
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +14,29 @@ from torch import Tensor
 from .. import _library, _rows
 from . import pairs, reference
 
-_FORWARD = {"reference": reference.forward}
-_BACKWARD = {"reference": reference.backward}
+
+def _triton_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from . import triton  # not at the top: Triton need not be installed
+
+    return triton.forward(*arguments)
+
+
+def _triton_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from . import triton
+
+    return triton.backward(*arguments)
+
+
+_FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "reference": reference.forward,
+    "triton": _triton_forward,
+}
+_BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "reference": reference.backward,
+    "triton": _triton_backward,
+}
+# n and p of the reference come first; an implementation may keep more for its own backward.
+_STATISTICS = {"reference": 2, "triton": 5}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "
@@ -35,12 +57,20 @@ def _forward(
     return _FORWARD[impl](anchors, candidates, scale, normalize, pairs.Pairs(*rules))
 
 
-def _forward_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature_tensor: Tensor | None,
+    temperature: float,
+    normalize: bool,
+    impl: str,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, dtype = anchors.shape[0], _rows.working_dtype(anchors.dtype)
     return (
         anchors.new_empty(rows, dtype=dtype),
         anchors.new_empty(rows, dtype=torch.int64),
-        anchors.new_empty((2, rows), dtype=dtype),
+        anchors.new_empty((_STATISTICS[impl], rows), dtype=dtype),
     )
 
 

@@ -133,6 +133,10 @@ class Pairs(NamedTuple):
             weight=rule.weight,
         )
 
+    def features(self, width: int) -> dict[str, str]:
+        """What these pairs of rows of ``width`` dimensions ask of an implementation, as ``dispatch.resolve`` has it."""
+        return {"topk": "yes" if self.topk else "no", "width": "up to 512" if width <= 512 else "above 512"}
+
 
 SCHEMA = (
     "int self_offset, int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, "

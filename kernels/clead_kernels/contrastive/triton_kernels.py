@@ -1,0 +1,487 @@
+"""The contrastive family's Triton kernels. Tiles of the [M, N] matrices live in registers only.
+
+A tile is [own rows, other rows]: the program keeps its own rows and runs over the others. Everything a pair needs is
+made from one value per row of either side, so every argument of the helpers is a [rows, 1] column or a [1, rows] row.
+
+``dot`` is <a_i, b_j> after normalisation, ``sharpness`` = log2(e) / temperature: exponentials are ``exp2``. With
+BOUNDED (unit rows and sharpness <= 58, so that exp2(-2 * sharpness) is a normal number) all pairs share the offset 1,
+and one exponential serves both rows of a pair; otherwise each row has its own offset, a running maximum.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+TINY = tl.constexpr(1e-12)
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def sharpness_of(sharpness, ON_DEVICE: tl.constexpr):
+    """log2(e) / temperature: given as it is, or as a pointer to the temperature."""
+    if ON_DEVICE:
+        return tl.div_rn(LOG2E, tl.load(sharpness).to(tl.float32))
+    else:
+        return sharpness
+
+
+@triton.jit
+def load_rows(x, index, count, stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[rows, BLOCK_D], zero beyond the last row and the last dimension."""
+    dims = tl.arange(0, BLOCK_D)
+    pointers = x + index.to(tl.int64)[:, None] * stride + dims[None, :]
+    if D == BLOCK_D:
+        return tl.load(pointers, mask=(index < count)[:, None], other=0.0)
+    else:
+        return tl.load(pointers, mask=(index < count)[:, None] & (dims < D)[None, :], other=0.0)
+
+
+@triton.jit
+def matmul(a, b, PRECISION: tl.constexpr):
+    """a @ b.T in float32. "exact" is for the interpreter, which multiplies bfloat16 wrongly."""
+    if PRECISION == "exact":
+        return tl.dot(a.to(tl.float32), tl.trans(b).to(tl.float32), input_precision="ieee")
+    else:
+        return tl.dot(a, tl.trans(b), input_precision="ieee")
+
+
+@triton.jit
+def squared_norm(x):
+    """Of each row, in float32."""
+    x = x.to(tl.float32)
+    return tl.sum(x * x, axis=1)
+
+
+@triton.jit
+def inverse_norm(x):
+    """1 / max(|x|, 1e-12) of each row, rounded once per step: an error here acts on all logits of a row alike."""
+    return tl.div_rn(1.0, tl.maximum(tl.sqrt_rn(squared_norm(x)), TINY))
+
+
+@triton.jit
+def softplus2(x):
+    """log2(1 + 2^x) with full relative accuracy for x -> -inf, where the hardware's log2 has none."""
+    u = tl.exp2(-tl.abs(x))
+    z = u / (2.0 + u)  # log(1 + u) = 2 atanh(z), z <= 1/3
+    q = z * z
+    series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13 + q / 15))))))
+    return tl.maximum(x, 0.0) + (2.0 * LOG2E) * z * series
+
+
+@triton.jit
+def relation(
+    anchor, candidate, self_offset, positive_offset, anchor_positive, anchor_group, candidate_group, SELF: tl.constexpr,
+    OFFSET: tl.constexpr, INDEX: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """(the pair is one and the same row, it is a positive) before any rule on false negatives."""
+    nothing = (anchor < 0) & (candidate < 0)
+    itself = nothing
+    positive = nothing
+    if SELF:
+        itself = candidate == anchor + self_offset
+    if OFFSET:
+        positive = candidate == anchor + positive_offset
+    if INDEX:
+        positive = positive | (candidate == anchor_positive)
+    if GROUPS:
+        positive = positive | (anchor_group == candidate_group)
+    if SELF:
+        positive = positive & (candidate != anchor + self_offset)
+    return itself, positive
+
+
+@triton.jit
+def false_negatives(
+    cosine, anchor_threshold, anchor_cluster, candidate_cluster, THRESHOLD: tl.constexpr, CLUSTERS: tl.constexpr,
+    ALL_RULES: tl.constexpr,
+):  # fmt: skip
+    """Whether the rules call the pair a false negative; true positives and the row itself are for the caller."""
+    if THRESHOLD and CLUSTERS:
+        known = (anchor_cluster >= 0) & (anchor_cluster == candidate_cluster)
+        if ALL_RULES:
+            return (cosine > anchor_threshold) & known
+        else:
+            return (cosine > anchor_threshold) | known
+    elif THRESHOLD:
+        return cosine > anchor_threshold
+    else:
+        return (anchor_cluster >= 0) & (anchor_cluster == candidate_cluster)
+
+
+@triton.jit
+def inverse_norms_kernel(
+    x, out, count, stride, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr
+):  # fmt: skip
+    """1 / max(|x|, 1e-12) of each row."""
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tl.store(out + index, inverse_norm(load_rows(x, index, count, stride, D, BLOCK_D)), mask=index < count)
+
+
+@triton.jit
+def forward_kernel(
+    anchors, candidates, anchor_norms, candidate_norms, sharpness, rows, columns, anchor_stride, candidate_stride,
+    self_offset, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride, clusters,
+    candidate_clusters, weight, loss, count, statistics,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
+    NORMALIZE: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr, MULTIPLE: tl.constexpr,
+    THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SLOPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Loss, number of positives and the statistics of BLOCK_M anchors, over all candidates.
+
+    ``statistics`` [5, M]: n and p of the reference, the mean positive dot, the number of positives, and (with SLOPE)
+    sum_j d loss_i / d s_ij * (dot_ij - mean). MULTIPLE: a row may have several positives. THRESHOLD: 0 none, 1 a
+    number, 2 one per row. TREATMENT of false negatives: "none" (no rule), "eliminate", "weight" or "attract".
+    """
+    anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = anchor < rows
+    k = sharpness_of(sharpness, ON_DEVICE)
+    a = load_rows(anchors, anchor, rows, anchor_stride, D, BLOCK_D)
+    anchor_norm = 0.0
+    anchor_positive = 0
+    anchor_group = 0
+    anchor_threshold = 0.0
+    anchor_cluster = 0
+    if anchor_norms is not None:
+        anchor_norm = tl.load(anchor_norms + anchor, mask=there, other=0.0)[:, None]
+    if positive_index is not None:
+        anchor_positive = tl.load(positive_index + anchor, mask=there, other=-1)[:, None]
+    if groups is not None:
+        anchor_group = tl.load(groups + anchor, mask=there, other=0)[:, None]
+    if THRESHOLD == 1:
+        anchor_threshold = threshold
+    if THRESHOLD == 2:
+        anchor_threshold = tl.load(threshold + anchor.to(tl.int64) * threshold_stride, mask=there, other=0.0)[:, None]
+    if clusters is not None:
+        anchor_cluster = tl.load(clusters + anchor, mask=there, other=-1)[:, None]
+
+    start_offset = 1.0 if BOUNDED else float("-inf")
+    negative_offset = tl.full([BLOCK_M], start_offset, tl.float32)
+    positive_offset_ = tl.full([BLOCK_M], start_offset, tl.float32)
+    negative_sum = tl.zeros([BLOCK_M], tl.float32)
+    positive_sum = tl.zeros([BLOCK_M], tl.float32)
+    negative_moment = tl.zeros([BLOCK_M], tl.float32)
+    positive_moment = tl.zeros([BLOCK_M], tl.float32)
+    positive_dots = tl.zeros([BLOCK_M], tl.float32)
+    positives = tl.zeros([BLOCK_M], tl.int32)
+
+    for start in range(0, columns, BLOCK_N):
+        candidate = start + tl.arange(0, BLOCK_N)
+        inside = candidate < columns
+        b = load_rows(candidates, candidate, columns, candidate_stride, D, BLOCK_D)
+        dot = matmul(a, b, PRECISION)
+        cosine = dot
+        if anchor_norms is not None:
+            cosine = dot * anchor_norm * tl.load(candidate_norms + candidate, mask=inside, other=0.0)[None, :]
+            if NORMALIZE:
+                dot = cosine
+        candidate_group = 0
+        candidate_cluster = 0
+        if groups is not None:
+            candidate_group = tl.load(candidate_groups + candidate, mask=inside, other=0)[None, :]
+        if clusters is not None:
+            candidate_cluster = tl.load(candidate_clusters + candidate, mask=inside, other=-1)[None, :]
+        itself, positive = relation(
+            anchor[:, None], candidate[None, :], self_offset, positive_offset, anchor_positive, anchor_group,
+            candidate_group, SELF, OFFSET, positive_index is not None, groups is not None,
+        )  # fmt: skip
+        positive = positive & inside[None, :]
+        negative = inside[None, :] & (positive == 0)
+        if SELF:
+            negative = negative & (itself == 0)
+        false = negative
+        if TREATMENT != "none":
+            false = negative & false_negatives(
+                cosine, anchor_threshold, anchor_cluster, candidate_cluster, THRESHOLD != 0, clusters is not None,
+                ALL_RULES,
+            )  # fmt: skip
+            if TREATMENT == "attract":
+                positive = positive | false
+            if TREATMENT != "weight":
+                negative = negative & (false == 0)
+
+        positives += tl.sum(positive.to(tl.int32), axis=1)
+        positive_dots += tl.sum(tl.where(positive, dot, 0.0), axis=1)
+        if BOUNDED:
+            centred = dot - 1.0
+        else:
+            negative_offset, negative_sum, negative_moment = move_offset(
+                negative_offset, negative_sum, negative_moment, tl.where(negative, dot, float("-inf")), k, SLOPE
+            )
+            offset = tl.where(negative_offset == float("-inf"), 0.0, negative_offset)[:, None]
+            if MULTIPLE:
+                positive_offset_, positive_sum, positive_moment = move_offset(
+                    positive_offset_, positive_sum, positive_moment, tl.where(positive, dot, float("-inf")), k, SLOPE
+                )
+                finite = tl.where(positive_offset_ == float("-inf"), 0.0, positive_offset_)[:, None]
+                offset = tl.where(positive, finite, offset)
+            centred = dot - offset
+        e = tl.exp2(k * centred)
+        of_negatives = tl.where(negative, e, 0.0)
+        if TREATMENT == "weight":
+            of_negatives = tl.where(false, of_negatives * weight, of_negatives)
+        negative_sum += tl.sum(of_negatives, axis=1)
+        if SLOPE:
+            negative_moment += tl.sum(of_negatives * centred, axis=1)
+        if MULTIPLE:
+            of_positives = tl.where(positive, e, 0.0)
+            positive_sum += tl.sum(of_positives, axis=1)
+            if SLOPE:
+                positive_moment += tl.sum(of_positives * centred, axis=1)
+
+    # Differences of offsets and means are taken before they meet the sharpness: there they are small and exact.
+    number = positives.to(tl.float32)
+    mean = positive_dots / tl.maximum(number, 1.0)
+    minus_inf = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    some_negative = negative_sum != 0.0  # True for NaN, which must come out
+    negative_offset = tl.where(some_negative, negative_offset, 0.0)
+    n = k * (negative_offset - mean) + tl.log2(tl.where(some_negative, negative_sum, 1.0))
+    n = tl.where(some_negative, n, minus_inf)
+    p = tl.zeros([BLOCK_M], tl.float32)
+    if MULTIPLE:
+        several = positives > 1
+        positive_offset_ = tl.where(several, positive_offset_, 0.0)
+        p = k * (positive_offset_ - mean) + tl.log2(tl.where(several, positive_sum, 1.0))
+        p = tl.where(several, p, 0.0)
+    row_loss = tl.where(positives > 0, (softplus2(n - p) + p) * LN2, 0.0)
+    tl.store(loss + anchor, row_loss, mask=there)
+    tl.store(count + anchor, positives.to(tl.int64), mask=there)
+    tl.store(statistics + anchor, n * LN2, mask=there)
+    tl.store(statistics + rows + anchor, tl.where(positives > 0, p * LN2, minus_inf), mask=there)
+    tl.store(statistics + 2 * rows + anchor, mean, mask=there)
+    tl.store(statistics + 3 * rows + anchor, number, mask=there)
+    if SLOPE:
+        mass = tl.where(some_negative, 1.0 / (1.0 + tl.exp2(p - n)), 0.0)
+        over_negatives = negative_moment / tl.where(some_negative, negative_sum, 1.0) + (negative_offset - mean)
+        slope = tl.where(some_negative, mass * over_negatives, 0.0)
+        if MULTIPLE:
+            over_positives = positive_moment / tl.where(several, positive_sum, 1.0) + (positive_offset_ - mean)
+            slope += tl.where(several, (1.0 - mass) * over_positives, 0.0)
+        tl.store(statistics + 4 * rows + anchor, tl.where(positives > 0, slope, 0.0), mask=there)
+
+
+@triton.jit
+def move_offset(offset, total, moment, dot, k, SLOPE: tl.constexpr):
+    """Raise the offset of sum e and sum e * (dot - offset) to the maximum of ``dot`` over a tile's row."""
+    raised = tl.maximum(offset, tl.max(dot, axis=1))
+    step = tl.where(offset == float("-inf"), 0.0, offset - raised)
+    factor = tl.exp2(k * step)
+    if SLOPE:
+        moment = factor * (moment + step * total)
+    return raised, total * factor, moment
+
+
+@triton.jit
+def prepare_kernel(
+    anchors, norms, statistics, grad_loss, sharpness, coefficients, rows, stride, grad_stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, ON_DEVICE: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """What the backward tile needs of each anchor: its inverse norm, and ``coefficients`` [4, M] (see ``side``)."""
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = index < rows
+    k = sharpness_of(sharpness, ON_DEVICE)
+    if norms is not None:
+        tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, BLOCK_D)), mask=there)
+    g = tl.load(grad_loss + index.to(tl.int64) * grad_stride, mask=there, other=0.0)
+    n = tl.load(statistics + index, mask=there, other=0.0) * LOG2E
+    p = tl.load(statistics + rows + index, mask=there, other=0.0) * LOG2E
+    mean = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
+    number = tl.load(statistics + 3 * rows + index, mask=there, other=0.0)
+    counts = number > 0.0
+    shift = tl.where(counts, p + softplus2(n - p), 0.0)
+    alpha = g
+    if BOUNDED:
+        alpha = g * tl.exp2(k * (1.0 - mean) - shift)
+    alpha = tl.where(counts, alpha, 0.0)
+    # A single positive gets minus the mass of the negatives, not softmax - 1: nothing cancels.
+    mass = 1.0 / (1.0 + tl.exp2(p - n))
+    rho = g * tl.where(number > 1.0, 1.0 / tl.maximum(number, 1.0), mass)
+    tl.store(coefficients + index, alpha, mask=there)
+    tl.store(coefficients + rows + index, tl.where(number > 1.0, alpha, 0.0), mask=there)
+    tl.store(coefficients + 2 * rows + index, tl.where(counts, rho, 0.0), mask=there)
+    tl.store(coefficients + 3 * rows + index, shift, mask=there)
+
+
+@triton.jit
+def load_side(
+    coefficients, statistics, threshold, index, rows, threshold_stride, MULTIPLE: tl.constexpr, BOUNDED: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):  # fmt: skip
+    """(alpha, among, rho, shift, mean, threshold) of anchors.
+
+    d loss_i / d s_ij = e_ij alpha_i on negatives and e_ij among_i - rho_i on positives.
+    """
+    there = index < rows
+    alpha = tl.load(coefficients + index, mask=there, other=0.0)
+    rho = tl.load(coefficients + 2 * rows + index, mask=there, other=0.0)
+    among = alpha
+    shift = alpha
+    mean = alpha
+    cut = alpha
+    if MULTIPLE:
+        among = tl.load(coefficients + rows + index, mask=there, other=0.0)
+    if not BOUNDED:
+        shift = tl.load(coefficients + 3 * rows + index, mask=there, other=0.0)
+        mean = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
+    if THRESHOLD == 1:
+        cut = tl.full([index.shape[0]], threshold, tl.float32)
+    if THRESHOLD == 2:
+        cut = tl.load(threshold + index.to(tl.int64) * threshold_stride, mask=there, other=0.0)
+    return alpha, among, rho, shift, mean, cut
+
+
+@triton.jit
+def exponential(dot, mean, shift, k, BOUNDED: tl.constexpr):
+    """e_ij: against the common offset 1, or against the anchor's own log-sum-exp (bounded for pairs outside it)."""
+    if BOUNDED:
+        return tl.exp2(k * (dot - 1.0))
+    else:
+        exponent = k * (dot - mean) - shift
+        return tl.exp2(tl.where(exponent > 126.0, 126.0, exponent))  # tl.minimum would lose a NaN
+
+
+@triton.jit
+def coefficients_of(
+    positive, false, alpha, among, rho, weight, MULTIPLE: tl.constexpr, TREATMENT: tl.constexpr
+):  # fmt: skip
+    """(factor of e, what is subtracted) for one direction of the pair."""
+    if TREATMENT == "attract":
+        positive = positive | false
+    factor = alpha
+    if TREATMENT == "eliminate":
+        factor = tl.where(false, 0.0, factor)
+    if TREATMENT == "weight":
+        factor = tl.where(false, factor * weight, factor)
+    if MULTIPLE:
+        factor = tl.where(positive, among, factor)
+    else:
+        factor = tl.where(positive, 0.0, factor)
+    return factor, tl.where(positive, rho, 0.0)
+
+
+@triton.jit
+def backward_kernel(
+    own, other, own_norms, other_norms, sharpness, own_count, other_count, own_stride, other_stride,
+    self_offset, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride, own_clusters,
+    other_clusters, weight, statistics, coefficients, out,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
+    NORMALIZE: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr, MULTIPLE: tl.constexpr,
+    THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SIDES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of BLOCK_M own rows, over all other rows.
+
+    SIDES says which rows are anchors: "own" (the gradient of the anchors), "other" (of the candidates), or "both":
+    one set of rows with positives by groups, where T_ij = G_ij + G_ji is made from one dot product.
+    """
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = index < own_count
+    k = sharpness_of(sharpness, ON_DEVICE)
+    x = load_rows(own, index, own_count, own_stride, D, BLOCK_D)
+    own_norm = 0.0
+    own_positive = 0
+    own_group = 0
+    own_cluster = 0
+    if own_norms is not None:
+        own_norm = tl.load(own_norms + index, mask=there, other=0.0)[:, None]
+    if positive_index is not None and SIDES == "own":
+        own_positive = tl.load(positive_index + index, mask=there, other=-1)[:, None]
+    if own_groups is not None:
+        own_group = tl.load(own_groups + index, mask=there, other=0)[:, None]
+    if own_clusters is not None:
+        own_cluster = tl.load(own_clusters + index, mask=there, other=-1)[:, None]
+    if SIDES != "other":
+        own_alpha, own_among, own_rho, own_shift, own_mean, own_cut = load_side(
+            coefficients, statistics, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
+        )
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    for start in range(0, other_count, BLOCK_N):
+        column = start + tl.arange(0, BLOCK_N)
+        inside = column < other_count
+        y = load_rows(other, column, other_count, other_stride, D, BLOCK_D)
+        dot = matmul(x, y, PRECISION)
+        cosine = dot
+        other_norm = 0.0
+        if other_norms is not None:
+            other_norm = tl.load(other_norms + column, mask=inside, other=0.0)[None, :]
+            cosine = dot * own_norm * other_norm
+            if NORMALIZE:
+                dot = cosine
+        other_positive = 0
+        other_group = 0
+        other_cluster = 0
+        if positive_index is not None and SIDES == "other":
+            other_positive = tl.load(positive_index + column, mask=inside, other=-1)[None, :]
+        if own_groups is not None:
+            other_group = tl.load(other_groups + column, mask=inside, other=0)[None, :]
+        if own_clusters is not None:
+            other_cluster = tl.load(other_clusters + column, mask=inside, other=-1)[None, :]
+        if SIDES == "other":
+            itself, positive = relation(
+                column[None, :], index[:, None], self_offset, positive_offset, other_positive, other_group, own_group,
+                SELF, OFFSET, positive_index is not None, own_groups is not None,
+            )  # fmt: skip
+        else:
+            itself, positive = relation(
+                index[:, None], column[None, :], self_offset, positive_offset, own_positive, own_group, other_group,
+                SELF, OFFSET, positive_index is not None, own_groups is not None,
+            )  # fmt: skip
+
+        if SIDES != "own":
+            alpha, among, rho, shift, mean, cut = load_side(
+                coefficients, statistics, threshold, column, other_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
+            )
+            false = positive
+            if TREATMENT != "none":
+                false = (positive == 0) & false_negatives(
+                    cosine, cut[None, :], other_cluster, own_cluster, THRESHOLD != 0, own_clusters is not None,
+                    ALL_RULES,
+                )  # fmt: skip
+            e = exponential(dot, mean[None, :], shift[None, :], k, BOUNDED)
+            factor, subtracted = coefficients_of(
+                positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
+            )
+        if SIDES != "other":
+            own_false = positive
+            if TREATMENT != "none":
+                own_false = (positive == 0) & false_negatives(
+                    cosine, own_cut[:, None], own_cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
+                    ALL_RULES,
+                )  # fmt: skip
+            own_e = exponential(dot, own_mean[:, None], own_shift[:, None], k, BOUNDED)
+            own_factor, own_subtracted = coefficients_of(
+                positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
+                TREATMENT,
+            )  # fmt: skip
+        if SIDES == "own":
+            grad = own_e * own_factor - own_subtracted
+        elif SIDES == "other":
+            grad = e * factor - subtracted
+        elif BOUNDED:
+            grad = e * (factor + own_factor) - (subtracted + own_subtracted)
+        else:
+            grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
+        if SELF:
+            grad = tl.where(itself, 0.0, grad)
+        if NORMALIZE:
+            grad = grad * other_norm
+        # Rows beyond the last are zero in y, whatever their grad.
+        if PRECISION == "exact":
+            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
+        elif PRECISION == "tf32":
+            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="tf32")
+        else:
+            acc = tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
+
+    acc = acc * (k * LN2)
+    if NORMALIZE:
+        row = x.to(tl.float32)
+        radial = tl.sum(row * acc, axis=1)[:, None] * own_norm
+        grown = tl.sqrt_rn(squared_norm(x)) >= TINY
+        acc = tl.where(grown[:, None], own_norm * (acc - (row * own_norm) * radial), 0.0)
+    dims = tl.arange(0, BLOCK_D)
+    pointers = out + index.to(tl.int64)[:, None] * D + dims[None, :]
+    tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
