@@ -1,4 +1,4 @@
-"""From the command line to configurations, and from errors to one sentence and an exit code."""
+"""From the command line and ``config.json`` to configurations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import contextlib
 import difflib
 import io
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import tyro
 
@@ -156,7 +155,7 @@ def _sentence(box: str) -> str:
     characters, with the title in the upper one, or with dashes, with the title on a line of its own.
     """
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
-    parts = re.split(r"^[╭╰─-]{3}.*$", "\n".join(lines), flags=re.MULTILINE)
+    parts = re.split(r"^(?:[╭╰]|[─-]{3}).*$", "\n".join(lines), flags=re.MULTILINE)
     parts = [" ".join(part.split()) for part in parts if part.strip()]
     message = parts[0 if "╭" in box else 1]
     for part in parts:
@@ -212,24 +211,3 @@ def _flags(values: dict[str, Any], default: Any, prefix: str = "") -> list[str]:
         else:
             flags += [f"--{prefix}{key}", *map(str, value if isinstance(value, list) else [value])]
     return flags
-
-
-# exit codes
-
-
-def run_command(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C."""
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        _leave(f"error: {error}", 2)
-    except OSError as error:
-        _leave(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _leave("interrupted; the same command with --resume continues", 130)
-    raise SystemExit(0)
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    raise SystemExit(code)

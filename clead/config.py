@@ -56,6 +56,7 @@ Integers = Annotated[
     ),
 ]
 
+Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "evaluate"]
 STAGES: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
 
@@ -169,8 +170,16 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for value in (*self.eps, *self.sweep_eps):
             require(0 <= value <= 1, "evaluation.eps", "in [0, 1]", value)
+        require(len(set(self.eps)) == len(self.eps), "evaluation.eps", "without repetitions", self.eps)
         require(self.samples is None or self.samples > 0, "evaluation.samples", "above 0", self.samples)
         require(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
+
+    @property
+    def cases(self) -> list[tuple[str, float, bool]]:
+        """(attack, eps, whether it only serves the sweep figure) of every attacked row, without repetitions."""
+        table = [(name, eps, False) for name in dict.fromkeys(self.attacks) for eps in self.eps]
+        sweep = [("pgd20", eps, True) for eps in dict.fromkeys(self.sweep_eps) if ("pgd20", eps, False) not in table]
+        return [*table, *sweep]
 
 
 Comparison = Literal["undefended", "random"]
@@ -186,6 +195,8 @@ class TrainConfig:
     """Folder that holds the data set's files."""
     download: bool = False
     """Fetch the data set when it is not in data_dir."""
+    train_samples: int | None = None
+    """Only the first N training images, to try something out; all when None."""
     augment: str = "digits"
     """A key of clead.augment.AUGMENTATIONS."""
     epochs: int = 100
@@ -198,7 +209,7 @@ class TrainConfig:
     """Where to compute; auto takes cuda when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the number to torch."""
-    impl: Literal["auto", "reference", "triton", "native"] = "auto"
+    impl: Impl = "auto"
     """Implementation of the clead_kernels operators."""
     encoder: EncoderConfig = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -214,6 +225,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
         require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
+        require(self.train_samples is None or self.train_samples > 0, "train_samples", "above 0", self.train_samples)
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
         require(self.threads >= 0, "threads", "at least 0", self.threads)
         require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)

@@ -1,4 +1,10 @@
-"""The error a user can mend."""
+"""The error a user can mend, and the exit code it becomes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -6,3 +12,21 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with code 2.
     """
+
+
+def run_command(main: Callable[[list[str]], None], interrupted: str = "interrupted") -> NoReturn:
+    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        _leave(f"error: {error}", 2)
+    except OSError as error:
+        _leave(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave(interrupted, 130)
+    raise SystemExit(0)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)

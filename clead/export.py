@@ -10,9 +10,9 @@ from typing import Annotated
 import tyro
 from safetensors.torch import save
 
-from clead.cli import run_command, tyro_cli
+from clead.cli import tyro_cli
 from clead.engine.files import write_atomic
-from clead.errors import UserError
+from clead.errors import UserError, run_command
 from clead.loading import load
 from clead.models import torchvision_state_dict
 

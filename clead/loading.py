@@ -12,7 +12,7 @@ from clead.data import Splits
 from clead.engine import checkpoint
 from clead.errors import UserError
 from clead.methods import Method, find_method
-from clead.models import LinearHead, Model, build_encoder, initialise
+from clead.models import LinearHead, Model, build_encoder
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,13 @@ class InputSpec:
         return cls(splits.in_channels, splits.num_classes, tuple(splits.mean), tuple(splits.std))
 
 
-def build_model(method: Method[Any], spec: InputSpec, seed: int) -> Model:
-    """The method's model with its initial weights: a function of the configuration, the data's shape and the seed."""
+def build_model(method: Method[Any], spec: InputSpec) -> Model:
+    """The method's model; its weights are still to be initialised or loaded."""
     config: TrainConfig = method.config
     encoder = build_encoder(
         config.encoder.name, in_channels=spec.in_channels, mean=spec.mean, std=spec.std, bn=config.encoder.bn
     )
-    model = Model(encoder, method.heads(encoder.feature_dim, spec.num_classes))
-    initialise(model, seed)
-    return model
+    return Model(encoder, method.heads(encoder.feature_dim, spec.num_classes))
 
 
 def model_meta(method_name: str, config: TrainConfig, spec: InputSpec) -> dict[str, object]:
@@ -72,7 +70,7 @@ def load(run: str | Path, *, stage: str | None = None) -> Model:
     saved = checkpoint.load(path)
     values = saved.meta["model"]["input"]
     spec = InputSpec(values["in_channels"], values["num_classes"], tuple(values["mean"]), tuple(values["std"]))
-    model = build_model(find_method(method_name)(config), spec, config.seed)
+    model = build_model(find_method(method_name)(config), spec)
     if "classifier" not in model.heads and any(key.startswith("heads.classifier.") for key in saved.weights):
         model.heads["classifier"] = LinearHead(model.encoder.feature_dim, spec.num_classes)
     try:

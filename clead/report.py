@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clead.errors import UserError
+from clead.errors import run_command
 from clead.figures import MissingFile, draw_all
 from clead.figures.files import read_compared, read_method, read_results, read_state
 from clead.figures.table import Column, Grid, Row, arrange
@@ -138,8 +138,8 @@ def output_console() -> Console:
     return Console(width=PLAIN_WIDTH, color_system=None, force_terminal=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+def main(argv: list[str]) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m clead.report", description="Print the results table of runs and draw their figures."
     )
@@ -147,17 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--no-figures", action="store_true", help="print the table only")
     arguments = parser.parse_args(argv)
-    try:
-        runs = list({run.resolve(): run for run in arguments.runs}.values())
-        show(runs, output_console(), figures=not arguments.no_figures, markdown=arguments.markdown)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    runs = list({run.resolve(): run for run in arguments.runs}.values())
+    show(runs, output_console(), figures=not arguments.no_figures, markdown=arguments.markdown)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

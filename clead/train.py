@@ -5,7 +5,10 @@ Stages and what they leave behind are described in the README ("What a run folde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from rich.table import Table
 from safetensors.torch import save as save_tensors
 
 from clead import data, report
-from clead.cli import Plan, config_values, plans, read_config, run_command
+from clead.cli import Plan, config_values, plans, read_config
 from clead.config import Comparison, TrainConfig
 from clead.data import Splits
 from clead.engine import checkpoint
@@ -25,10 +28,10 @@ from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
 from clead.engine.results import row_key
 from clead.engine.run import RunFolder
-from clead.errors import UserError
+from clead.errors import UserError, run_command
 from clead.loading import InputSpec, build_model, load, model_meta
 from clead.methods import METHODS, Method, find_method
-from clead.models import Model
+from clead.models import Model, initialise
 from clead.protocols import attack_suite, linear_eval, parse_attack
 from clead.protocols.attack_suite import adversarial_examples
 from clead.recipes import find_recipe
@@ -36,6 +39,12 @@ from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
 _MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages", "evaluation", "compare", "checkpoint_every"}
+
+# The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
+_SHARED_WITH_UNDEFENDED = (
+    *("data_dir", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl", "encoder"),
+    *("evaluation", "checkpoint_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -108,28 +117,49 @@ def evaluate(session: Session) -> None:
     if "classifier" not in model.heads:
         raise UserError(f"{session.folder.path}: evaluate needs a classifier; run the stage linear_eval first")
     there = {row_key(row) for row in session.folder.results}
-    rows = attack_suite(
-        model,
-        session.splits.test,
-        config.evaluation,
-        branch=session.branch,
-        seed=config.seed,
-        impl=config.impl,
-        key={
-            "run": session.folder.path.name,
-            "model": session.label,
-            "protocol": "end_to_end" if session.method.labelled else "linear_eval",
-            "dataset": config.data,
-            "split": "test",
-        },
-        done=lambda key: row_key(key) in there,
-    )
-    for row in rows:
-        session.folder.add_results([row])
-        at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-        session.progress.note(f"evaluate {session.label:<10} {row['name']}{at}: {row['accuracy']:.1%}")
+    with _evaluation_display(session) as advance:
+        rows = attack_suite(
+            model,
+            session.splits.test,
+            config.evaluation,
+            branch=session.branch,
+            seed=config.seed,
+            impl=config.impl,
+            key={
+                "run": session.folder.path.name,
+                "model": session.label,
+                "protocol": "end_to_end" if session.method.labelled else "linear_eval",
+                "dataset": config.data,
+                "split": "test",
+            },
+            done=lambda key: row_key(key) in there,
+            on_batch=advance,
+        )
+        for row in rows:
+            session.folder.add_results([row])
+            at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
+            session.progress.note(f"evaluate {session.label:<10} {row['name']}{at}: {row['accuracy']:.1%}")
     if len(session.folder.results) > len(there):
         save_examples(session)
+
+
+@contextmanager
+def _evaluation_display(session: Session) -> Iterator[Callable[[int], None]]:
+    """A function to call after every attacked batch; on a terminal it moves a bar, elsewhere the rows are enough."""
+    if not session.progress.live:
+        yield lambda images: None
+        return
+    config, test = session.config.evaluation, session.splits.test
+    rows = 1 + len(config.cases)
+    batches = math.ceil(min(len(test), config.samples or len(test)) / config.batch_size)
+    with session.progress.stage("evaluate", total_steps=rows * batches, epochs=rows) as display:
+        steps = itertools.count(1)
+
+        def advance(images: int) -> None:
+            step = next(steps)
+            display.update(epoch=math.ceil(step / batches), step=step, loss=None, images=images)
+
+        yield advance
 
 
 def save_examples(session: Session) -> None:
@@ -170,16 +200,26 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
         parse_attack(name)
     if splits is None:
         splits = data.load(config.data, config.data_dir, download=config.download)
-    method.augment.check_channels(splits.in_channels)
-    model = build_model(method, InputSpec.of(splits), config.seed)
+        if config.train_samples is not None:
+            splits = replace(splits, train=splits.train.select(torch.arange(len(splits.train))[: config.train_samples]))
+    _check_data(method, config, splits)
+    model = build_model(method, InputSpec.of(splits))
+    initialise(model, config.seed)
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
         _write_or_check_config(plan, folder)
-        on_device = Splits.to(splits, device)
-        session = Session(plan, label, method, on_device, folder, progress, device, model.to(device))
+        session = Session(plan, label, method, splits.to(device), folder, progress, device, model.to(device))
         _run_stages(session)
         for name in config.compare:
             _compare(session, name, splits)
     return folder
+
+
+def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
+    """Refuse settings that do not fit the data, before the run folder is made."""
+    method.augment.check_channels(splits.in_channels)
+    for name, size in (("batch_size", config.batch_size), ("linear_eval.batch_size", config.linear_eval.batch_size)):
+        if size > len(splits.train):
+            raise UserError(f"{name} must be at most the {len(splits.train)} training samples, got {size}")
 
 
 def _run_stages(session: Session) -> None:
@@ -209,18 +249,7 @@ def _compare(session: Session, name: Comparison, splits: Splits) -> None:
     config = session.config
     if name == "undefended":
         recipe = find_recipe(f"ce_{config.data}")
-        shared = (
-            "data_dir",
-            "epochs",
-            "batch_size",
-            "seed",
-            "device",
-            "impl",
-            "encoder",
-            "evaluation",
-            "checkpoint_every",
-        )
-        values = {field: getattr(config, field) for field in shared}
+        values = {field: getattr(config, field) for field in _SHARED_WITH_UNDEFENDED}
         plan = Plan(recipe.method, recipe.name, replace(recipe.config, **values), Path(), False, False)
     else:
         plan = replace(session.plan, config=replace(config, epochs=0, compare=()))
@@ -248,12 +277,13 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
 
 def _write_or_check_config(plan: Plan, folder: RunFolder) -> None:
     values = config_values(plan.config)
-    if folder.config_file.exists():
-        _, _, saved = read_config(folder.config_file)
-        for key, value in config_values(saved).items():
-            if key not in _MAY_CHANGE and value != values[key]:
-                raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
-    folder.write_config(plan.method, plan.recipe, values)
+    if not folder.config_file.exists():
+        folder.write_config(plan.method, plan.recipe, values)
+        return
+    _, _, saved = read_config(folder.config_file)
+    for key, value in config_values(saved).items():
+        if key not in _MAY_CHANGE and value != values[key]:
+            raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
 
 
 def show(todo: list[Plan], console: Console) -> None:
@@ -292,4 +322,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, interrupted="interrupted; the same command with --resume continues")

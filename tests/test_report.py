@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clead import report
-from clead.errors import UserError
+from clead.errors import UserError, run_command
 
 ROW = {
     "protocol": "linear_eval",
@@ -62,9 +62,11 @@ def printed(renderable, **options):
 
 
 def command(capsys, *arguments):
-    code = report.main([str(argument) for argument in arguments])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["clead.report", *map(str, arguments)])
+        run_command(report.main)
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return left.value.code, captured.out, captured.err
 
 
 def words(text):
@@ -253,7 +255,7 @@ def test_bad_files_are_one_sentence_and_exit_code_2(tmp_path, capsys, name, cont
 def test_no_run_folder(tmp_path, capsys):
     code, out, err = command(capsys, tmp_path / "nope")
     assert (code, out) == (2, "")
-    assert err == f"{tmp_path}/nope: expected a run folder with a run.json in it, found no such folder\n"
+    assert err == f"error: {tmp_path}/nope: expected a run folder with a run.json in it, found no such folder\n"
 
 
 def test_unknown_option(capsys):

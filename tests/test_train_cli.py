@@ -13,8 +13,11 @@ import torch
 
 import clead
 from clead import train
-from clead.cli import plans, run_command
+from clead.cli import plans
+from clead.data import cifar10
 from clead.engine import checkpoint, loop
+from clead.engine.run import RunFolder
+from clead.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--evaluation.samples", "40"]
@@ -170,6 +173,44 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(argv, expected, tmp_path
     assert expected in one_line(capsys)
     assert [path for path in tmp_path.rglob("*") if path.name in ("results.json", "metrics.jsonl")] == []
     assert list(tmp_path.rglob("checkpoints/*")) == []
+
+
+@pytest.fixture
+def cifar_dir(tmp_path, monkeypatch):
+    """CIFAR-10 in its binary form, 1,001 images per batch instead of ten thousand."""
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", 1001)
+    monkeypatch.setattr(cifar10, "SHA256", {})
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in cifar10.BATCHES:
+        (folder / f"{name}.bin").write_bytes((bytes([3]) + bytes(3072)) * 1001)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda file: file.unlink(), "data_batch_2.bin: expected a file, found none"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-1]),
+            "data_batch_2.bin: expected 3,076,073 bytes, found 3,076,072",
+        ),
+        (lambda file: file.write_bytes(bytes([10]) + file.read_bytes()[1:]), "data_batch_2.bin: expected labels"),
+    ],
+    ids=["missing", "truncated", "label 10"],
+)
+def test_a_spoilt_data_folder_gets_one_sentence(spoil, expected, cifar_dir, tmp_path, capsys):
+    spoil(cifar_dir / "data_batch_2.bin")
+    out = tmp_path / "run"
+    assert status(["clead", "--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(out)]) == 2
+    assert expected in one_line(capsys)
+    assert not out.exists()
+
+
+def test_a_run_folder_in_use_gets_one_sentence(finished, capsys):
+    with RunFolder.create(finished, resume=True, overwrite=False):
+        assert status(["clead", "--resume", "--out", str(finished)]) == 2
+    assert "the run folder is in use by another process" in one_line(capsys)
 
 
 def test_a_config_with_an_unknown_or_impossible_value_names_the_file(tmp_path, capsys):

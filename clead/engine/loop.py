@@ -55,13 +55,7 @@ class Fit:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
-        steps = len(self.labels) // self.batch_size
-        if steps == 0:
-            raise UserError(
-                f"batch_size of {self.stage} must be at most the {len(self.labels)} training samples, "
-                f"got {self.batch_size}"
-            )
-        return steps
+        return len(self.labels) // self.batch_size
 
 
 def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
@@ -135,7 +129,7 @@ def _step(task: Fit, batch: Batch, optimizer: torch.optim.Optimizer, lr: float) 
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     terms = task.loss(batch)
-    torch.stack([*terms.values()]).sum().backward()
+    torch.stack(list(terms.values())).sum().backward()
     optimizer.step()
     return terms
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clead.attacks import Constraint, Objective, attack
-from clead.config import EvaluationConfig
+from clead.config import EvaluationConfig, Impl
 from clead.data import Dataset
 from clead.engine.results import Row, make_row
 from clead.errors import UserError
@@ -66,9 +66,10 @@ def attack_suite(
     *,
     branch: str,
     seed: int,
-    impl: Any,
+    impl: Impl,
     key: dict[str, Any],
     done: Callable[[dict[str, Any]], bool] = lambda key: False,
+    on_batch: Callable[[int], None] = lambda images: None,
 ) -> Iterator[Row]:
     """Accuracy on clean images and under every attack of ``config``, row by row.
 
@@ -84,6 +85,7 @@ def attack_suite(
         impl: implementation of the operators.
         key: fields that every row shares (run, model, protocol, dataset, split).
         done: says of a row's key whether it is there already, so that a resumed evaluation skips it.
+        on_batch: called with the number of images after every batch.
     """
     model.eval()
     samples = torch.arange(min(len(dataset), config.samples or len(dataset)), device=dataset.labels.device)
@@ -97,12 +99,14 @@ def attack_suite(
             with torch.no_grad():
                 logits = model.logits(perturb(x, labels, part), branch=branch)
             correct += int((logits.argmax(1) == labels).sum())
+            on_batch(len(part))
         seconds = time.perf_counter() - start
         return make_row(name=name, correct=correct, samples=len(samples), seconds=seconds, flags=flags, **fields)
 
     if not done(shared):
         yield row("clean", lambda x, labels, part: x, [], **shared)
-    for spec, eps, flags in _cases(config):
+    for attack_name, eps, sweep in config.cases:
+        spec = parse_attack(attack_name)
         fields = {
             **shared,
             "attack": spec.attack,
@@ -118,18 +122,9 @@ def attack_suite(
                 lambda x, labels, part, spec=spec, eps=eps: adversarial_examples(  # type: ignore[misc]
                     model, x, labels, part, spec, eps=eps, branch=branch, seed=seed, impl=impl
                 ),
-                flags,
+                ["sweep"] if sweep else [],
                 **fields,
             )
-
-
-def _cases(config: EvaluationConfig) -> Iterator[tuple[EvalAttack, float, list[str]]]:
-    for name in config.attacks:
-        for eps in config.eps:
-            yield parse_attack(name), eps, []
-    for eps in config.sweep_eps:
-        if eps not in config.eps or "pgd20" not in config.attacks:
-            yield parse_attack("pgd20"), eps, ["sweep"]
 
 
 def adversarial_examples(
@@ -142,7 +137,7 @@ def adversarial_examples(
     eps: float,
     branch: str,
     seed: int,
-    impl: Any = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """x_adv [B, C, H, W] for images ``x`` with global indices ``samples``; verified to lie in the ball and the box."""
     x_adv = attack(

@@ -30,9 +30,7 @@ _SHARED: dict[str, Any] = {
     "batch_size": 128,
     "encoder": EncoderConfig(name="digits_cnn"),
     "optimizer": OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=3),
-    "linear_eval": LinearEvalConfig(
-        epochs=60, optimizer=OptimizerConfig(name="adam", lr=3e-3, schedule="cosine"), batch_size=128
-    ),
+    "linear_eval": LinearEvalConfig(epochs=60, optimizer=OptimizerConfig(name="adam", lr=0.03, schedule="cosine")),
     "evaluation": EvaluationConfig(
         attacks=("fgsm", "pgd20", "cw"), eps=(0.1, 0.15), sweep_eps=(0.025, 0.05, 0.075, 0.125, 0.2, 0.25, 0.3)
     ),

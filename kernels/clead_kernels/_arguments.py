@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -29,6 +30,13 @@ def check_rows(name: str, x: Tensor, *, batched: bool = False) -> None:
     if x.ndim < 2 or (x.ndim > 2 and not batched):
         expected = "[..., rows, d]" if batched else "[rows, d]"
         raise ValueError(f"{name} must have shape {expected}, got {list(x.shape)}")
+    check_no_tangent(name, x)
+
+
+def check_no_tangent(name: str, x: Tensor) -> None:
+    """Forward-mode differentiation passes custom ops by, and would silently return zeros."""
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(f"{name} carries a forward-mode tangent, clead_kernels has reverse mode only")
 
 
 def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
@@ -51,6 +59,7 @@ def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float
         if temperature.ndim != 0 or not temperature.is_floating_point():
             found = f"{list(temperature.shape)} {_short(temperature.dtype)}"
             raise ValueError(f"temperature must be a float or a 0-d floating-point tensor, got {found}")
+        check_no_tangent("temperature", temperature)
         if values_readable(temperature):
             _check_positive("temperature", temperature.item())
         return temperature, 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 # torch.library is public but not annotated: the calls into it stay in this file.
-LIBRARY = torch.library.Library("clead", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY = torch.library.Library("clead", "FRAGMENT")
 
 
 def define(schema: str) -> str:
@@ -26,7 +26,7 @@ def define(schema: str) -> str:
     name = schema.partition("(")[0]
     wanted = str(torch._C.parse_schema(f"clead::{schema}"))
     if not hasattr(torch.ops.clead, name):
-        LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        LIBRARY.define(schema)
     elif (found := str(getattr(torch.ops.clead, name).default._schema)) != wanted:
         raise ImportError(f"another copy of clead_kernels defined {found}, this one needs {wanted}")
     return name
@@ -52,7 +52,7 @@ def define_functional(
         The callable ``torch.ops.clead.<name>``.
     """
     name = define(schema)
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"clead::{name}", fake, lib=LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"clead::{name}", backward, setup_context=setup_context, lib=LIBRARY)

@@ -68,7 +68,7 @@ SUPPORT: tuple[Support, ...] = (
     ),
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),
-    Support("pgd_step_", "native", devices=("cpu",), features=(("norm", ("linf",)),)),
+    Support("pgd_step_", "native", devices=("cpu",), dtypes=_FLOATS[:3], features=(("norm", ("linf",)),)),
     Support("pgd_step_", "reference", features=(("norm", ("linf", "l2")),)),
     Support("random_start_", "reference", features=(("norm", ("linf", "l2")),)),
     Support("project_", "reference", features=(("norm", ("linf", "l2")),)),

@@ -10,6 +10,7 @@ from clead.cli import config_values, read_config
 from clead.config import EncoderConfig, TrainConfig
 from clead.loading import InputSpec, build_model
 from clead.methods import METHODS, Batch
+from clead.models import initialise
 from clead.models.batch_norm import BatchNormConfig
 from clead.recipes import RECIPES
 from clead_kernels import dispatch
@@ -25,7 +26,9 @@ def images(size=12):
 
 def make(name, **changes):
     method = METHODS[name](replace(RECIPES[f"{name}_digits"].config, **changes))
-    return method, build_model(method, SPEC, seed=3)
+    model = build_model(method, SPEC)
+    initialise(model, seed=3)
+    return method, model
 
 
 def batch(step=0):

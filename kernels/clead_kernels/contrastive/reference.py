@@ -13,6 +13,8 @@ the loss and its gradient keep full relative accuracy when the positive dominate
 from __future__ import annotations
 
 import math
+import operator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -42,7 +44,7 @@ def forward(
         dots = a @ b.mT
         positive, negative, false_negative = masks(anchors, candidates, pairs, dots if normalize else None)
         count = positive.sum(1)
-        logits = _centred_logits(dots, positive, _on(temperature, a))
+        logits = _centred_logits(dots, positive, count, _on(temperature, a))
         over_negatives = _weighted(logits, negative, false_negative, pairs).logsumexp(1)
         over_positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
         loss = _softplus(over_negatives - over_positives) + over_positives
@@ -64,13 +66,15 @@ def backward(
         a, b = _rows(anchors, candidates, normalize)
         dots, temperature = a @ b.mT, _on(temperature, a)
         positive, negative, false_negative = masks(anchors, candidates, pairs, dots if normalize else None)
-        logits = _centred_logits(dots, positive, temperature)
+        count = positive.sum(1)
+        logits = _centred_logits(dots, positive, count, temperature)
         weighted = _weighted(logits, negative, false_negative, pairs)
-        grad_logits = _grad_logits(logits, weighted, positive, negative, statistics) * grad_loss.to(a.dtype)[:, None]
+        grad_logits = _grad_logits(logits, weighted, positive, negative, count, statistics)
+        grad_logits = grad_logits * grad_loss.to(a.dtype)[:, None]
         grad_dots = grad_logits / temperature
         grad_anchors, grad_candidates, grad_temperature = (a.new_empty(0) for _ in range(3))
         if needs[0]:
-            grad_rows = grad_dots @ b if candidates is not None else (grad_dots + grad_dots.mT) @ b
+            grad_rows = grad_dots @ b if candidates is not None else grad_dots @ b + grad_dots.mT @ b
             grad_anchors = _through_rows(grad_rows, anchors, normalize)
         if needs[1] and candidates is not None:
             grad_candidates = _through_rows(grad_dots.mT @ a, candidates, normalize)
@@ -128,14 +132,13 @@ def _false_negatives(cosine: Tensor | None, negative: Tensor, pairs: Pairs) -> T
         rules.append(known & (pairs.clusters[:, None] == pairs.candidate_clusters[None, :]))
     if not rules:
         return torch.zeros_like(negative)
-    stacked = torch.stack(rules)
-    return negative & (stacked.all(0) if pairs.all_rules else stacked.any(0))
+    return negative & reduce(operator.and_ if pairs.all_rules else operator.or_, rules)
 
 
-def _centred_logits(dots: Tensor, positive: Tensor, temperature: Tensor | float) -> Tensor:
+def _centred_logits(dots: Tensor, positive: Tensor, count: Tensor, temperature: Tensor | float) -> Tensor:
     """s_ij minus the mean positive logit of row i; one such constant per row changes neither loss nor gradient."""
-    mean = torch.where(positive, dots, 0.0).sum(1, keepdim=True) / positive.sum(1, keepdim=True).clamp_min(1)
-    return (dots - mean) / temperature
+    mean = torch.where(positive, dots, 0.0).sum(1) / count.clamp_min(1)
+    return (dots - mean[:, None]) / temperature
 
 
 def _weighted(logits: Tensor, negative: Tensor, false_negative: Tensor, pairs: Pairs) -> Tensor:
@@ -145,15 +148,16 @@ def _weighted(logits: Tensor, negative: Tensor, false_negative: Tensor, pairs: P
     return logits.masked_fill(~negative, -torch.inf)
 
 
-def _grad_logits(logits: Tensor, weighted: Tensor, positive: Tensor, negative: Tensor, statistics: Tensor) -> Tensor:
+def _grad_logits(
+    logits: Tensor, weighted: Tensor, positive: Tensor, negative: Tensor, count: Tensor, statistics: Tensor
+) -> Tensor:
     """d loss_i / d s_ij = softmax - 1 / |P_i| on positives, softmax on negatives, 0 elsewhere: [M, N]."""
-    over_negatives, over_positives = statistics[0, :, None], statistics[1, :, None]
-    count = positive.sum(1, keepdim=True)
+    over_negatives, over_positives, count = statistics[0, :, None], statistics[1, :, None], count[:, None]
     negative_mass = torch.sigmoid(over_negatives - over_positives)
     grad_negatives = (weighted - over_negatives).exp() * negative_mass
     # softmax - 1 / |P|, split so that a single positive gives exactly minus the mass of the negatives.
     among_positives = (logits - over_positives).exp()
-    grad_positives = (among_positives - 1.0 / count) - among_positives * negative_mass
+    grad_positives = (among_positives - 1.0 / count.to(logits.dtype)) - among_positives * negative_mass
     grad = torch.where(positive, grad_positives, torch.where(negative, grad_negatives, 0.0))
     return torch.where(count > 0, grad, 0.0)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .._arguments import values_readable
 from ..dispatch import Impl, resolve
 from . import ops
 
@@ -164,11 +164,15 @@ def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
     if any(size > 1 and stride == 0 for size, stride in zip(x_adv.shape, x_adv.stride(), strict=True)):
         raise ValueError("x_adv is an expanded view whose elements share memory: pass x_adv.contiguous()")
     for name, other in others.items():
-        for what in ("shape", "dtype", "device"):
-            wanted, found = getattr(x_adv, what), getattr(other, what)
-            if wanted != found:
-                wanted, found = (tuple(wanted), tuple(found)) if what == "shape" else (wanted, found)
-                raise ValueError(f"{name} must have the {what} of x_adv, {wanted}, got {found}")
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(other).__name__}")
+        if other.shape != x_adv.shape:
+            raise ValueError(f"{name} must have the shape of x_adv, {tuple(x_adv.shape)}, got {tuple(other.shape)}")
+        if other.dtype != x_adv.dtype or other.device != x_adv.device:
+            raise ValueError(
+                f"{name} must have the dtype and device of x_adv, {x_adv.dtype} on {x_adv.device}, "
+                f"got {other.dtype} on {other.device}"
+            )
         if not torch.compiler.is_compiling() and _share_memory(x_adv, other):
             raise ValueError(f"x_adv shares memory with {name}, which would be overwritten: pass a copy")
 
@@ -179,12 +183,9 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
         return True
     if a.numel() == 0 or a.device.type == "meta":
         return False
-    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
-
-
-def _end(x: Tensor) -> int:
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr() + (reach + 1) * x.element_size()
+    first, second = (a, b) if a.data_ptr() <= b.data_ptr() else (b, a)
+    reach = sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True))
+    return second.data_ptr() < first.data_ptr() + (reach + 1) * first.element_size()
 
 
 def _radius(name: str, value: float | Tensor, x: Tensor, norm: str) -> tuple[float, Tensor | None]:
@@ -214,8 +215,7 @@ def _radius_tensor(name: str, value: Tensor, x: Tensor, norm: str) -> Tensor:
     if not fits or any(size != 1 for size in outer):
         wanted = "[B] or [B,1,...]" if norm == "l2" else "[B] or broadcastable to x"
         raise ValueError(f"{name} must be {wanted} for x of shape {full}, got {tuple(value.shape)}")
-    look = value.device.type == "cpu" or os.environ.get("CLEAD_CHECK") == "1"
-    if look and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
+    if values_readable(value) and not bool((value >= 0).all()):
         raise ValueError(f"{name} must be >= 0 everywhere, got a minimum of {value.min().item()}")
     return value.detach().reshape(shape).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 

@@ -161,20 +161,18 @@ def _round_towards(x: Tensor, value: Tensor) -> Tensor:
 
 def _unit(grad: Tensor) -> Tensor:
     """grad / ‖grad‖₂ per sample, 0 for a sample whose gradient is 0 or not finite; no square over- or underflows."""
-    largest = grad.abs().amax(dim=_inner(grad), keepdim=True)
+    largest = _per_sample(grad.reshape(len(grad), -1).abs().amax(1), grad)
     scaled = grad / largest
     return torch.where((largest > 0) & torch.isfinite(largest), scaled / _norm(scaled), 0.0)
 
 
 def _norm(delta: Tensor) -> Tensor:
     """‖delta‖₂ per sample, [B, 1, …]."""
-    norm: Tensor = torch.linalg.vector_norm(delta, dim=_inner(delta), keepdim=True)
-    return norm
+    return _per_sample(torch.linalg.vector_norm(delta.reshape(len(delta), -1), dim=1), delta)
 
 
-def _inner(x: Tensor) -> tuple[int, ...]:
-    # The empty tuple would mean all dimensions.
-    return tuple(range(1, x.dim()))
+def _per_sample(value: Tensor, x: Tensor) -> Tensor:
+    return value.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,0 +1,31 @@
+"""What all kernel tests share: seeded random tensors and the error measure of the numerical bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture
+def randn() -> Callable[..., Tensor]:
+    """``randn(*shape, dtype=float64, seed=0, grad=False)``: normal numbers from a generator of their own."""
+
+    def make(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, grad: bool = False) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 * seed + sum(shape))
+        x = torch.randn(*shape, dtype=torch.float64, generator=generator)
+        return x.to(dtype).requires_grad_(grad)
+
+    return make
+
+
+@pytest.fixture
+def relative_error() -> Callable[[Tensor, Tensor], float]:
+    """``|actual - truth| / |truth|`` in float64 (Frobenius norms)."""
+
+    def measure(actual: Tensor, truth: Tensor) -> float:
+        return float((actual.detach().double() - truth).norm() / truth.norm())
+
+    return measure

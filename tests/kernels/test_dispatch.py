@@ -1,0 +1,130 @@
+"""The dispatch table: what auto takes, what a named implementation refuses, and what explain says."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import clead_kernels
+from clead_kernels import _native, dispatch
+from clead_kernels.dispatch import check, explain, resolve
+
+pytestmark = pytest.mark.kernels
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["extension", "no extension"])
+def extension(request, monkeypatch):
+    """Runs a test as if the extension were there, and as if it were not."""
+    monkeypatch.setattr(_native, "available", lambda: request.param)
+    monkeypatch.setattr(_native, "why_absent", lambda: None if request.param else "no compiler was found")
+    return request.param
+
+
+def test_every_public_op_is_in_the_table():
+    about = {"Impl", "FalseNegatives", "explain", "build_info"}
+    assert set(clead_kernels.__all__) - about == set(dispatch.OPS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1", "mps", "xpu"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_reference_runs_everything_everywhere(device, dtype):
+    for op in dispatch.OPS:
+        assert resolve(op, "reference", device=device, dtype=dtype) == "reference"
+
+
+def test_auto_takes_native_for_linf_steps_on_the_cpu_when_it_is_there(extension):
+    best = "native" if extension else "reference"
+    assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="linf") == best
+    assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="l2") == "reference"
+    assert resolve("pgd_step_", "auto", device="cuda", dtype=torch.float32, norm="linf") == "reference"
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == "reference"
+
+
+def test_named_native_never_falls_back(extension):
+    if extension:
+        assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf") == "native"
+        with pytest.raises(NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l2; .*native \(cpu; .*linf\)"):
+            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l2")
+    else:
+        with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
+            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")
+    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run nt_xent .*nt_xent has reference \(any"):
+        resolve("nt_xent", "native", device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("op", dispatch.OPS)
+def test_triton_says_what_there_is_instead(op):
+    with pytest.raises(
+        NotImplementedError, match=rf"impl='triton' cannot run {op} on cuda, bfloat16; {op} has .*refer"
+    ):
+        resolve(op, "triton", device="cuda", dtype=torch.bfloat16)
+
+
+def test_unknown_names_and_dtypes():
+    with pytest.raises(ValueError, match="op must be one of info_nce, .*got 'infonce'"):
+        resolve("infonce", "auto", device=CPU, dtype=torch.float32)
+    with pytest.raises(ValueError, match="impl must be one of 'auto', 'reference', 'triton', 'native', got 'cuda'"):
+        resolve("info_nce", "cuda", device=CPU, dtype=torch.float32)
+    with pytest.raises(NotImplementedError, match="impl='auto' cannot run info_nce on cpu, int64"):
+        resolve("info_nce", "auto", device=CPU, dtype=torch.int64)
+
+
+def test_check_names_the_first_op_that_cannot_run():
+    check(["info_nce", "pgd_step_"], "auto", CPU, torch.float32, norm="linf")
+    check([], "triton", CPU, torch.float32)
+    with pytest.raises(NotImplementedError, match="impl='native' cannot run info_nce"):
+        check(["info_nce", "pgd_step_"], "native", CPU, torch.float32, norm="linf")
+
+
+def test_explain_says_what_is_taken_and_why(extension):
+    text = explain("pgd_step_")
+    assert text.splitlines()[0] == f"pgd_step_ on cpu float32: {'native' if extension else 'reference'}"
+    assert ("absent here: no compiler was found" in text) == (not extension)
+    assert "native" in explain("pgd_step_", device="cuda", dtype=torch.float16)
+    assert explain("pgd_step_", device="cuda").splitlines()[0] == "pgd_step_ on cuda float32: reference"
+    assert explain("nt_xent", dtype=torch.int32).splitlines()[0] == "nt_xent on cpu int32: none"
+    assert [line.split()[0] for line in explain().splitlines() if line[0] != " "] == list(dispatch.OPS)
+    with pytest.raises(ValueError, match="op must be one of"):
+        explain("nothing")
+
+
+def test_a_vendored_copy_beside_the_installed_one_takes_over(tmp_path):
+    """Both copies work after the second import; a copy with another schema is refused in one sentence."""
+    source = Path(clead_kernels.__file__).parent
+    shutil.copytree(source, tmp_path / "vendored", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(tmp_path / "vendored", tmp_path / "altered")
+    ops = tmp_path / "altered" / "similarity" / "ops.py"
+    ops.write_text(ops.read_text().replace("similarity_topk(Tensor queries", "similarity_topk(Tensor query"))
+    script = """
+import torch, clead_kernels, vendored
+x = torch.eye(4, requires_grad=True)
+for package in (clead_kernels, vendored):
+    loss = package.nt_xent(x)
+    loss.backward()
+    package.pgd_step_(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1, 2), eps=0.1, step_size=0.1)
+    print(round(loss.item(), 4))
+try:
+    import altered
+except ImportError as error:
+    print(error)
+"""
+    path = f"{source.parent}:{tmp_path}"
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    # Four orthogonal rows: log 3 - 0, whatever the temperature.
+    assert lines[:2] == ["1.0986", "1.0986"]
+    assert lines[2].startswith("another copy of clead_kernels defined clead::similarity_topk")
