@@ -5,7 +5,7 @@ set of rows that meets itself needs one pass, which makes G + G^T from each dot 
 in an order that could change, nothing waits for the device.
 
 The statistics are the reference's n and p, and below them what would cost the backward another pass over all pairs:
-the mean positive dot product, the number of positives, and the row's part of the temperature's gradient.
+the denominator and its offset, the number of positives, and the row's part of the temperature's gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from . import triton_kernels as kernels
 from .pairs import Pairs
 from .triton_configs import MAX_WIDTH, config, padded_width
 
-STATISTICS = 5
+STATISTICS = 6
 """Rows of the statistics."""
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,7 +33,7 @@ _ROWS = 32  # of a program that only reads rows
 def forward(
     anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of each row [M], number of positives int64 [M], statistics [5, M]; arguments as in ``reference.forward``."""
+    """Loss of each row [M], number of positives int64 [M], statistics [6, M]; arguments as in ``reference.forward``."""
     a, b = _contiguous(anchors, candidates)
     (rows, width), columns = a.shape, b.shape[0]
     loss = a.new_empty(rows, dtype=torch.float32)
@@ -79,7 +79,7 @@ def backward(
         grad_candidates = torch.empty_like(b)
     if needs[2]:
         scale = torch.as_tensor(temperature, device=a.device, dtype=torch.float32)
-        grad_temperature = -(grad_loss * statistics[4]).sum() / scale.square()
+        grad_temperature = -(grad_loss * statistics[5]).sum() / scale.square()
     if not (needs[0] or need_candidates):
         return grad_anchors, grad_candidates, grad_temperature
     if a.shape[0] == 0:
@@ -139,6 +139,7 @@ class _Rule:
             "BLOCK_D": padded_width(a.shape[1]),
             "ON_DEVICE": self.on_device,
             "NORMALIZE": normalize,
+            "UNIT": normalize and a.dtype == torch.float32,
             "BOUNDED": self.bounded,
             "SELF": pairs.self_offset >= 0,
             "OFFSET": offset,
@@ -153,14 +154,13 @@ class _Rule:
 def _prepare(
     a: Tensor, b: Tensor, grad_loss: Tensor, statistics: Tensor, rule: _Rule
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The anchors' coefficients [4, M] and both sides' inverse norms."""
+    """The anchors' coefficients [3, M] and both sides' inverse norms."""
     rows = a.shape[0]
-    coefficients = statistics.new_empty((4, rows))
+    coefficients = statistics.new_empty((3, rows))
     anchor_norms = statistics.new_empty(rows) if rule.cosines else None
-    flags = {name: rule.flags[name] for name in ("D", "BLOCK_D", "ON_DEVICE", "BOUNDED")}
     kernels.prepare_kernel[(-(-rows // _ROWS),)](
-        a, anchor_norms, statistics, grad_loss, rule.sharpness, coefficients, rows, a.stride(0), grad_loss.stride(0),
-        BLOCK_M=_ROWS, **flags,
+        a, anchor_norms, statistics, grad_loss, coefficients, rows, a.stride(0), grad_loss.stride(0),
+        D=rule.flags["D"], BLOCK_D=rule.flags["BLOCK_D"], BLOCK_M=_ROWS,
     )  # fmt: skip
     candidate_norms = anchor_norms if b is a or not rule.cosines else _inverse_norms(b)
     return coefficients, anchor_norms, candidate_norms

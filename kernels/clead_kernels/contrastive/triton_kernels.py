@@ -3,6 +3,9 @@
 A tile is [own rows, other rows]: the program keeps its own rows and runs over the others. Everything a pair needs is
 made from one value per row of either side, so every argument of the helpers is a [rows, 1] column or a [1, rows] row.
 
+Normalisation: half-precision rows meet raw and the dot product is scaled by both inverse norms, so nothing is rounded
+twice; float32 rows are scaled as they are loaded (UNIT), where the rounding errors of their elements average out.
+
 ``dot`` is <a_i, b_j> after normalisation, ``sharpness`` = log2(e) / temperature: exponentials are ``exp2``. With
 BOUNDED (unit rows and sharpness <= 58, so that exp2(-2 * sharpness) is a normal number) all pairs share the offset 1,
 and one exponential serves both rows of a pair; otherwise each row has its own offset, a running maximum.
@@ -56,8 +59,9 @@ def squared_norm(x):
 
 @triton.jit
 def inverse_norm(x):
-    """1 / max(|x|, 1e-12) of each row, rounded once per step: an error here acts on all logits of a row alike."""
-    return tl.div_rn(1.0, tl.maximum(tl.sqrt_rn(squared_norm(x)), TINY))
+    """1 / max(|x|, 1e-12) of each row, rounded once: an error here moves all logits of a row by the same factor."""
+    norm = tl.sqrt(squared_norm(x).to(tl.float64))
+    return (1.0 / tl.maximum(norm, TINY)).to(tl.float32)
 
 
 @triton.jit
@@ -125,13 +129,14 @@ def forward_kernel(
     self_offset, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride, clusters,
     candidate_clusters, weight, loss, count, statistics,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
-    NORMALIZE: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr, MULTIPLE: tl.constexpr,
-    THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SLOPE: tl.constexpr,
+    NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr,
+    MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Loss, number of positives and the statistics of BLOCK_M anchors, over all candidates.
 
-    ``statistics`` [5, M]: n and p of the reference, the mean positive dot, the number of positives, and (with SLOPE)
+    ``statistics`` [6, M]: n and p of the reference; an offset o and sum_j k_ij exp((dot_ij - o) / temperature), the
+    denominator, in which no digits are lost as they would be in its logarithm; the number of positives; with SLOPE
     sum_j d loss_i / d s_ij * (dot_ij - mean). MULTIPLE: a row may have several positives. THRESHOLD: 0 none, 1 a
     number, 2 one per row. TREATMENT of false negatives: "none" (no rule), "eliminate", "weight" or "attract".
     """
@@ -146,6 +151,8 @@ def forward_kernel(
     anchor_cluster = 0
     if anchor_norms is not None:
         anchor_norm = tl.load(anchor_norms + anchor, mask=there, other=0.0)[:, None]
+    if UNIT:
+        a = a * anchor_norm
     if positive_index is not None:
         anchor_positive = tl.load(positive_index + anchor, mask=there, other=-1)[:, None]
     if groups is not None:
@@ -171,10 +178,15 @@ def forward_kernel(
         candidate = start + tl.arange(0, BLOCK_N)
         inside = candidate < columns
         b = load_rows(candidates, candidate, columns, candidate_stride, D, BLOCK_D)
+        candidate_norm = 0.0
+        if anchor_norms is not None:
+            candidate_norm = tl.load(candidate_norms + candidate, mask=inside, other=0.0)
+        if UNIT:
+            b = b * candidate_norm[:, None]
         dot = matmul(a, b, PRECISION)
         cosine = dot
-        if anchor_norms is not None:
-            cosine = dot * anchor_norm * tl.load(candidate_norms + candidate, mask=inside, other=0.0)[None, :]
+        if anchor_norms is not None and not UNIT:
+            cosine = dot * (anchor_norm * candidate_norm[None, :])  # rounded alike for (i, j) and (j, i)
             if NORMALIZE:
                 dot = cosine
         candidate_group = 0
@@ -236,30 +248,39 @@ def forward_kernel(
     mean = positive_dots / tl.maximum(number, 1.0)
     minus_inf = tl.full([BLOCK_M], float("-inf"), tl.float32)
     some_negative = negative_sum != 0.0  # True for NaN, which must come out
-    negative_offset = tl.where(some_negative, negative_offset, 0.0)
-    n = k * (negative_offset - mean) + tl.log2(tl.where(some_negative, negative_sum, 1.0))
-    n = tl.where(some_negative, n, minus_inf)
-    p = tl.zeros([BLOCK_M], tl.float32)
+    negative_log = tl.log2(tl.where(some_negative, negative_sum, 1.0))
+    n = tl.where(some_negative, k * (tl.where(some_negative, negative_offset, 0.0) - mean) + negative_log, minus_inf)
+    # One positive is its own mean: offset and sum are exact, p is exactly 0.
+    several = positives > 1
     if MULTIPLE:
-        several = positives > 1
-        positive_offset_ = tl.where(several, positive_offset_, 0.0)
-        p = k * (positive_offset_ - mean) + tl.log2(tl.where(several, positive_sum, 1.0))
-        p = tl.where(several, p, 0.0)
-    row_loss = tl.where(positives > 0, (softplus2(n - p) + p) * LN2, 0.0)
-    tl.store(loss + anchor, row_loss, mask=there)
+        positive_offset_ = tl.where(several, positive_offset_, mean)
+        positive_sum = tl.where(several, positive_sum, 1.0)
+    else:
+        positive_offset_ = mean
+        positive_sum = tl.full([BLOCK_M], 1.0, tl.float32)
+    p = k * (positive_offset_ - mean) + tl.log2(positive_sum)
+    if BOUNDED:
+        reference = negative_offset
+    else:
+        reference = tl.maximum(negative_offset, positive_offset_)
+    total = tl.where(some_negative, negative_sum * tl.exp2(k * (negative_offset - reference)), 0.0)
+    total += positive_sum * tl.exp2(k * (positive_offset_ - reference))
+    valid = positives > 0
+    tl.store(loss + anchor, tl.where(valid, (softplus2(n - p) + p) * LN2, 0.0), mask=there)
     tl.store(count + anchor, positives.to(tl.int64), mask=there)
     tl.store(statistics + anchor, n * LN2, mask=there)
-    tl.store(statistics + rows + anchor, tl.where(positives > 0, p * LN2, minus_inf), mask=there)
-    tl.store(statistics + 2 * rows + anchor, mean, mask=there)
-    tl.store(statistics + 3 * rows + anchor, number, mask=there)
+    tl.store(statistics + rows + anchor, tl.where(valid, p * LN2, minus_inf), mask=there)
+    tl.store(statistics + 2 * rows + anchor, reference, mask=there)
+    tl.store(statistics + 3 * rows + anchor, total, mask=there)
+    tl.store(statistics + 4 * rows + anchor, number, mask=there)
     if SLOPE:
-        mass = tl.where(some_negative, 1.0 / (1.0 + tl.exp2(p - n)), 0.0)
-        over_negatives = negative_moment / tl.where(some_negative, negative_sum, 1.0) + (negative_offset - mean)
-        slope = tl.where(some_negative, mass * over_negatives, 0.0)
+        mass = 1.0 / (1.0 + tl.exp2(p - n))
+        slope = mass * (negative_moment / tl.where(some_negative, negative_sum, 1.0) + (negative_offset - mean))
+        slope = tl.where(some_negative, slope, 0.0)
         if MULTIPLE:
-            over_positives = positive_moment / tl.where(several, positive_sum, 1.0) + (positive_offset_ - mean)
-            slope += tl.where(several, (1.0 - mass) * over_positives, 0.0)
-        tl.store(statistics + 4 * rows + anchor, tl.where(positives > 0, slope, 0.0), mask=there)
+            among = positive_moment / positive_sum + (positive_offset_ - mean)
+            slope += tl.where(several, (1.0 - mass) * among, 0.0)
+        tl.store(statistics + 5 * rows + anchor, tl.where(valid, slope, 0.0), mask=there)
 
 
 @triton.jit
@@ -275,33 +296,27 @@ def move_offset(offset, total, moment, dot, k, SLOPE: tl.constexpr):
 
 @triton.jit
 def prepare_kernel(
-    anchors, norms, statistics, grad_loss, sharpness, coefficients, rows, stride, grad_stride,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, ON_DEVICE: tl.constexpr, BOUNDED: tl.constexpr,
+    anchors, norms, statistics, grad_loss, coefficients, rows, stride, grad_stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """What the backward tile needs of each anchor: its inverse norm, and ``coefficients`` [4, M] (see ``side``)."""
+    """What the backward needs of each anchor: its inverse norm, and ``coefficients`` [3, M] (see ``load_side``)."""
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = index < rows
-    k = sharpness_of(sharpness, ON_DEVICE)
     if norms is not None:
         tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, BLOCK_D)), mask=there)
     g = tl.load(grad_loss + index.to(tl.int64) * grad_stride, mask=there, other=0.0)
-    n = tl.load(statistics + index, mask=there, other=0.0) * LOG2E
-    p = tl.load(statistics + rows + index, mask=there, other=0.0) * LOG2E
-    mean = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
-    number = tl.load(statistics + 3 * rows + index, mask=there, other=0.0)
+    n = tl.load(statistics + index, mask=there, other=0.0)
+    p = tl.load(statistics + rows + index, mask=there, other=0.0)
+    total = tl.load(statistics + 3 * rows + index, mask=there, other=1.0)
+    number = tl.load(statistics + 4 * rows + index, mask=there, other=0.0)
     counts = number > 0.0
-    shift = tl.where(counts, p + softplus2(n - p), 0.0)
-    alpha = g
-    if BOUNDED:
-        alpha = g * tl.exp2(k * (1.0 - mean) - shift)
-    alpha = tl.where(counts, alpha, 0.0)
+    alpha = tl.where(counts, g / total, 0.0)
     # A single positive gets minus the mass of the negatives, not softmax - 1: nothing cancels.
-    mass = 1.0 / (1.0 + tl.exp2(p - n))
+    mass = 1.0 / (1.0 + tl.exp2((p - n) * LOG2E))
     rho = g * tl.where(number > 1.0, 1.0 / tl.maximum(number, 1.0), mass)
     tl.store(coefficients + index, alpha, mask=there)
     tl.store(coefficients + rows + index, tl.where(number > 1.0, alpha, 0.0), mask=there)
     tl.store(coefficients + 2 * rows + index, tl.where(counts, rho, 0.0), mask=there)
-    tl.store(coefficients + 3 * rows + index, shift, mask=there)
 
 
 @triton.jit
@@ -309,7 +324,7 @@ def load_side(
     coefficients, statistics, threshold, index, rows, threshold_stride, MULTIPLE: tl.constexpr, BOUNDED: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """(alpha, among, rho, shift, mean, threshold) of anchors.
+    """(alpha, among, rho, offset, threshold) of anchors.
 
     d loss_i / d s_ij = e_ij alpha_i on negatives and e_ij among_i - rho_i on positives.
     """
@@ -317,28 +332,26 @@ def load_side(
     alpha = tl.load(coefficients + index, mask=there, other=0.0)
     rho = tl.load(coefficients + 2 * rows + index, mask=there, other=0.0)
     among = alpha
-    shift = alpha
-    mean = alpha
+    offset = alpha
     cut = alpha
     if MULTIPLE:
         among = tl.load(coefficients + rows + index, mask=there, other=0.0)
     if not BOUNDED:
-        shift = tl.load(coefficients + 3 * rows + index, mask=there, other=0.0)
-        mean = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
+        offset = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
     if THRESHOLD == 1:
         cut = tl.full([index.shape[0]], threshold, tl.float32)
     if THRESHOLD == 2:
         cut = tl.load(threshold + index.to(tl.int64) * threshold_stride, mask=there, other=0.0)
-    return alpha, among, rho, shift, mean, cut
+    return alpha, among, rho, offset, cut
 
 
 @triton.jit
-def exponential(dot, mean, shift, k, BOUNDED: tl.constexpr):
-    """e_ij: against the common offset 1, or against the anchor's own log-sum-exp (bounded for pairs outside it)."""
+def exponential(dot, offset, k, BOUNDED: tl.constexpr):
+    """e_ij: against the common offset 1, or against the anchor's own (which excluded pairs may exceed by far)."""
     if BOUNDED:
         return tl.exp2(k * (dot - 1.0))
     else:
-        exponent = k * (dot - mean) - shift
+        exponent = k * (dot - offset)
         return tl.exp2(tl.where(exponent > 126.0, 126.0, exponent))  # tl.minimum would lose a NaN
 
 
@@ -367,8 +380,8 @@ def backward_kernel(
     self_offset, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride, own_clusters,
     other_clusters, weight, statistics, coefficients, out,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
-    NORMALIZE: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr, MULTIPLE: tl.constexpr,
-    THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SIDES: tl.constexpr,
+    NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr,
+    MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SIDES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of BLOCK_M own rows, over all other rows.
@@ -386,6 +399,9 @@ def backward_kernel(
     own_cluster = 0
     if own_norms is not None:
         own_norm = tl.load(own_norms + index, mask=there, other=0.0)[:, None]
+    grown = tl.sqrt_rn(squared_norm(x)) >= TINY
+    if UNIT:
+        x = x * own_norm
     if positive_index is not None and SIDES == "own":
         own_positive = tl.load(positive_index + index, mask=there, other=-1)[:, None]
     if own_groups is not None:
@@ -393,7 +409,7 @@ def backward_kernel(
     if own_clusters is not None:
         own_cluster = tl.load(own_clusters + index, mask=there, other=-1)[:, None]
     if SIDES != "other":
-        own_alpha, own_among, own_rho, own_shift, own_mean, own_cut = load_side(
+        own_alpha, own_among, own_rho, own_offset, own_cut = load_side(
             coefficients, statistics, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
         )
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -402,12 +418,15 @@ def backward_kernel(
         column = start + tl.arange(0, BLOCK_N)
         inside = column < other_count
         y = load_rows(other, column, other_count, other_stride, D, BLOCK_D)
-        dot = matmul(x, y, PRECISION)
-        cosine = dot
         other_norm = 0.0
         if other_norms is not None:
-            other_norm = tl.load(other_norms + column, mask=inside, other=0.0)[None, :]
-            cosine = dot * own_norm * other_norm
+            other_norm = tl.load(other_norms + column, mask=inside, other=0.0)
+        if UNIT:
+            y = y * other_norm[:, None]
+        dot = matmul(x, y, PRECISION)
+        cosine = dot
+        if other_norms is not None and not UNIT:
+            cosine = dot * (own_norm * other_norm[None, :])
             if NORMALIZE:
                 dot = cosine
         other_positive = 0
@@ -431,7 +450,7 @@ def backward_kernel(
             )  # fmt: skip
 
         if SIDES != "own":
-            alpha, among, rho, shift, mean, cut = load_side(
+            alpha, among, rho, offset, cut = load_side(
                 coefficients, statistics, threshold, column, other_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
             )
             false = positive
@@ -440,7 +459,7 @@ def backward_kernel(
                     cosine, cut[None, :], other_cluster, own_cluster, THRESHOLD != 0, own_clusters is not None,
                     ALL_RULES,
                 )  # fmt: skip
-            e = exponential(dot, mean[None, :], shift[None, :], k, BOUNDED)
+            e = exponential(dot, offset[None, :], k, BOUNDED)
             factor, subtracted = coefficients_of(
                 positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
             )
@@ -451,7 +470,7 @@ def backward_kernel(
                     cosine, own_cut[:, None], own_cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
                     ALL_RULES,
                 )  # fmt: skip
-            own_e = exponential(dot, own_mean[:, None], own_shift[:, None], k, BOUNDED)
+            own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
             own_factor, own_subtracted = coefficients_of(
                 positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
                 TREATMENT,
@@ -466,8 +485,8 @@ def backward_kernel(
             grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
         if SELF:
             grad = tl.where(itself, 0.0, grad)
-        if NORMALIZE:
-            grad = grad * other_norm
+        if NORMALIZE and not UNIT:
+            grad = grad * other_norm[None, :]
         # Rows beyond the last are zero in y, whatever their grad.
         if PRECISION == "exact":
             acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
@@ -479,9 +498,10 @@ def backward_kernel(
     acc = acc * (k * LN2)
     if NORMALIZE:
         row = x.to(tl.float32)
-        radial = tl.sum(row * acc, axis=1)[:, None] * own_norm
-        grown = tl.sqrt_rn(squared_norm(x)) >= TINY
-        acc = tl.where(grown[:, None], own_norm * (acc - (row * own_norm) * radial), 0.0)
+        if not UNIT:
+            row = row * own_norm
+        radial = tl.sum(row * acc, axis=1)[:, None]
+        acc = tl.where(grown[:, None], own_norm * (acc - row * radial), 0.0)
     dims = tl.arange(0, BLOCK_D)
     pointers = out + index.to(tl.int64)[:, None] * D + dims[None, :]
     tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
