@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import triton_kernels as kernels
 from .pairs import Pairs
-from .triton_configs import MAX_WIDTH, config, padded_width
+from .triton_configs import MAX_WIDTH, Config, config, padded_width
 
 STATISTICS = 6
 """Rows of the statistics."""
@@ -47,14 +47,13 @@ def forward(
         if rule.cosines:
             anchor_norms = _inverse_norms(a)
             candidate_norms = anchor_norms if b is a else _inverse_norms(b)
-        shape = config("forward", width, a.dtype, rows)
+        shape = config("forward", rule.masks, width, a.dtype, rows, a.device)
         kernels.forward_kernel[(-(-rows // shape.block_m),)](
             a, b, anchor_norms, candidate_norms, rule.sharpness, rows, columns, a.stride(0), b.stride(0),
             pairs.self_offset, pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups,
             rule.threshold, rule.threshold_stride, rule.clusters, rule.candidate_clusters, pairs.weight,
             loss, count, statistics,
-            BLOCK_M=shape.block_m, BLOCK_N=shape.block_n, num_warps=shape.warps, num_stages=shape.stages,
-            SLOPE=rule.on_device, **rule.flags,
+            **_launch(shape, a.shape[1]), SLOPE=rule.on_device, **rule.flags,
         )  # fmt: skip
     return loss, count, statistics
 
@@ -131,9 +130,10 @@ class _Rule:
             and pairs.self_offset <= 0
             and (self.clusters is None or _same(self.clusters, self.candidate_clusters))
         )
-        attract = pairs.treatment == "attract" and (kind != 0 or self.clusters is not None)
         offset, index = pairs.positive_offset >= 0, self.positive_index is not None
         self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND
+        treatment = _treatment(pairs) if kind != 0 or self.clusters is not None else "none"
+        self.masks = "plain" if self.bounded and treatment == "none" else "rules"
         self.flags: dict[str, Any] = {
             "D": a.shape[1],
             "BLOCK_D": padded_width(a.shape[1]),
@@ -143,10 +143,10 @@ class _Rule:
             "BOUNDED": self.bounded,
             "SELF": pairs.self_offset >= 0,
             "OFFSET": offset,
-            "MULTIPLE": self.groups is not None or (offset and index) or attract,
+            "MULTIPLE": self.groups is not None or (offset and index) or treatment == "attract",
             "THRESHOLD": kind,
             "ALL_RULES": pairs.all_rules,
-            "TREATMENT": _treatment(pairs) if kind != 0 or self.clusters is not None else "none",
+            "TREATMENT": treatment,
             "PRECISION": "exact" if INTERPRETED else "tf32" if a.dtype == torch.float16 else "ieee",
         }
 
@@ -191,14 +191,23 @@ def _gradient(
     rows = out.shape[0]
     if rows == 0:
         return
-    shape = config("backward", out.shape[1], out.dtype, rows)
+    shape = config("backward", rule.masks, out.shape[1], out.dtype, rows, out.device)
     kernels.backward_kernel[(-(-rows // shape.block_m),)](
         own, other, *norms, rule.sharpness, rows, other.shape[0], own.stride(0), other.stride(0), pairs.self_offset,
         pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride, *clusters,
         pairs.weight, statistics, coefficients, out,
-        BLOCK_M=shape.block_m, BLOCK_N=shape.block_n, num_warps=shape.warps, num_stages=shape.stages,
-        SIDES=sides, **rule.flags,
+        **_launch(shape, out.shape[1]), SIDES=sides, **rule.flags,
     )  # fmt: skip
+
+
+def _launch(shape: Config, width: int) -> dict[str, int]:
+    return {
+        "BLOCK_M": shape.block_m,
+        "BLOCK_N": shape.block_n,
+        "BLOCK_K": min(shape.block_k, padded_width(width)),
+        "num_warps": shape.warps,
+        "num_stages": shape.stages,
+    }
 
 
 def _inverse_norms(x: Tensor) -> Tensor:

@@ -31,23 +31,43 @@ def sharpness_of(sharpness, ON_DEVICE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(x, index, count, stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """[rows, BLOCK_D], zero beyond the last row and the last dimension."""
-    dims = tl.arange(0, BLOCK_D)
+def load_rows(x, index, count, stride, D: tl.constexpr, first, WIDTH: tl.constexpr):
+    """Dimensions first ... first + WIDTH: [rows, WIDTH], zero beyond the last row and the last dimension."""
+    dims = first + tl.arange(0, WIDTH)
     pointers = x + index.to(tl.int64)[:, None] * stride + dims[None, :]
-    if D == BLOCK_D:
+    if D % WIDTH == 0:
         return tl.load(pointers, mask=(index < count)[:, None], other=0.0)
     else:
         return tl.load(pointers, mask=(index < count)[:, None] & (dims < D)[None, :], other=0.0)
 
 
 @triton.jit
-def matmul(a, b, PRECISION: tl.constexpr):
-    """a @ b.T in float32. "exact" is for the interpreter, which multiplies bfloat16 wrongly."""
+def matmul(a, b, acc, PRECISION: tl.constexpr):
+    """a @ b.T + acc in float32. "exact" is for the interpreter, which multiplies bfloat16 wrongly."""
     if PRECISION == "exact":
-        return tl.dot(a.to(tl.float32), tl.trans(b).to(tl.float32), input_precision="ieee")
+        return tl.dot(a.to(tl.float32), tl.trans(b).to(tl.float32), acc, input_precision="ieee")
     else:
-        return tl.dot(a, tl.trans(b), input_precision="ieee")
+        return tl.dot(a, tl.trans(b), acc, input_precision="ieee")
+
+
+@triton.jit
+def dots(
+    x, y, own, index, own_count, own_stride, own_norm, other, column, other_count, other_stride, other_norm,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, UNIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All dot products of a tile: of the rows x and y at hand, or BLOCK_K dimensions at a time."""
+    dot = tl.zeros([index.shape[0], column.shape[0]], tl.float32)
+    if BLOCK_K == BLOCK_D:
+        dot = matmul(x, y, dot, PRECISION)
+    else:
+        for first in range(0, D, BLOCK_K):
+            x_part = load_rows(own, index, own_count, own_stride, D, first, BLOCK_K)
+            y_part = load_rows(other, column, other_count, other_stride, D, first, BLOCK_K)
+            if UNIT:
+                x_part = x_part * own_norm
+                y_part = y_part * other_norm[:, None]
+            dot = matmul(x_part, y_part, dot, PRECISION)
+    return dot
 
 
 @triton.jit
@@ -120,7 +140,7 @@ def inverse_norms_kernel(
 ):  # fmt: skip
     """1 / max(|x|, 1e-12) of each row."""
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    tl.store(out + index, inverse_norm(load_rows(x, index, count, stride, D, BLOCK_D)), mask=index < count)
+    tl.store(out + index, inverse_norm(load_rows(x, index, count, stride, D, 0, BLOCK_D)), mask=index < count)
 
 
 @triton.jit
@@ -128,10 +148,10 @@ def forward_kernel(
     anchors, candidates, anchor_norms, candidate_norms, sharpness, rows, columns, anchor_stride, candidate_stride,
     self_offset, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride, clusters,
     candidate_clusters, weight, loss, count, statistics,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
-    NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr,
-    MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SLOPE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
+    OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
+    TREATMENT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Loss, number of positives and the statistics of BLOCK_M anchors, over all candidates.
 
@@ -143,7 +163,6 @@ def forward_kernel(
     anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = anchor < rows
     k = sharpness_of(sharpness, ON_DEVICE)
-    a = load_rows(anchors, anchor, rows, anchor_stride, D, BLOCK_D)
     anchor_norm = 0.0
     anchor_positive = 0
     anchor_group = 0
@@ -151,8 +170,11 @@ def forward_kernel(
     anchor_cluster = 0
     if anchor_norms is not None:
         anchor_norm = tl.load(anchor_norms + anchor, mask=there, other=0.0)[:, None]
-    if UNIT:
-        a = a * anchor_norm
+    a = 0.0
+    if BLOCK_K == BLOCK_D:
+        a = load_rows(anchors, anchor, rows, anchor_stride, D, 0, BLOCK_D)
+        if UNIT:
+            a = a * anchor_norm
     if positive_index is not None:
         anchor_positive = tl.load(positive_index + anchor, mask=there, other=-1)[:, None]
     if groups is not None:
@@ -177,13 +199,18 @@ def forward_kernel(
     for start in range(0, columns, BLOCK_N):
         candidate = start + tl.arange(0, BLOCK_N)
         inside = candidate < columns
-        b = load_rows(candidates, candidate, columns, candidate_stride, D, BLOCK_D)
         candidate_norm = 0.0
         if anchor_norms is not None:
             candidate_norm = tl.load(candidate_norms + candidate, mask=inside, other=0.0)
-        if UNIT:
-            b = b * candidate_norm[:, None]
-        dot = matmul(a, b, PRECISION)
+        b = 0.0
+        if BLOCK_K == BLOCK_D:
+            b = load_rows(candidates, candidate, columns, candidate_stride, D, 0, BLOCK_D)
+            if UNIT:
+                b = b * candidate_norm[:, None]
+        dot = dots(
+            a, b, anchors, anchor, rows, anchor_stride, anchor_norm, candidates, candidate, columns, candidate_stride,
+            candidate_norm, D, BLOCK_D, BLOCK_K, UNIT, PRECISION,
+        )  # fmt: skip
         cosine = dot
         if anchor_norms is not None and not UNIT:
             cosine = dot * (anchor_norm * candidate_norm[None, :])  # rounded alike for (i, j) and (j, i)
@@ -303,7 +330,7 @@ def prepare_kernel(
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = index < rows
     if norms is not None:
-        tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, BLOCK_D)), mask=there)
+        tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, 0, BLOCK_D)), mask=there)
     g = tl.load(grad_loss + index.to(tl.int64) * grad_stride, mask=there, other=0.0)
     n = tl.load(statistics + index, mask=there, other=0.0)
     p = tl.load(statistics + rows + index, mask=there, other=0.0)
@@ -379,10 +406,10 @@ def backward_kernel(
     own, other, own_norms, other_norms, sharpness, own_count, other_count, own_stride, other_stride,
     self_offset, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride, own_clusters,
     other_clusters, weight, statistics, coefficients, out,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ON_DEVICE: tl.constexpr,
-    NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr,
-    MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr, TREATMENT: tl.constexpr, SIDES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
+    OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
+    TREATMENT: tl.constexpr, SIDES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of BLOCK_M own rows, over all other rows.
 
@@ -392,16 +419,17 @@ def backward_kernel(
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = index < own_count
     k = sharpness_of(sharpness, ON_DEVICE)
-    x = load_rows(own, index, own_count, own_stride, D, BLOCK_D)
     own_norm = 0.0
     own_positive = 0
     own_group = 0
     own_cluster = 0
     if own_norms is not None:
         own_norm = tl.load(own_norms + index, mask=there, other=0.0)[:, None]
-    grown = tl.sqrt_rn(squared_norm(x)) >= TINY
-    if UNIT:
-        x = x * own_norm
+    x = 0.0
+    if BLOCK_K == BLOCK_D:
+        x = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D)
+        if UNIT:
+            x = x * own_norm
     if positive_index is not None and SIDES == "own":
         own_positive = tl.load(positive_index + index, mask=there, other=-1)[:, None]
     if own_groups is not None:
@@ -417,13 +445,16 @@ def backward_kernel(
     for start in range(0, other_count, BLOCK_N):
         column = start + tl.arange(0, BLOCK_N)
         inside = column < other_count
-        y = load_rows(other, column, other_count, other_stride, D, BLOCK_D)
+        y = load_rows(other, column, other_count, other_stride, D, 0, BLOCK_D)
         other_norm = 0.0
         if other_norms is not None:
             other_norm = tl.load(other_norms + column, mask=inside, other=0.0)
         if UNIT:
             y = y * other_norm[:, None]
-        dot = matmul(x, y, PRECISION)
+        dot = dots(
+            x, y, own, index, own_count, own_stride, own_norm, other, column, other_count, other_stride, other_norm,
+            D, BLOCK_D, BLOCK_K, UNIT, PRECISION,
+        )  # fmt: skip
         cosine = dot
         if other_norms is not None and not UNIT:
             cosine = dot * (own_norm * other_norm[None, :])
@@ -490,16 +521,16 @@ def backward_kernel(
         # Rows beyond the last are zero in y, whatever their grad.
         if PRECISION == "exact":
             acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
-        elif PRECISION == "tf32":
-            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="tf32")
-        else:
+        elif PRECISION == "ieee":
             acc = tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
+        else:
+            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision=PRECISION)
 
     acc = acc * (k * LN2)
     if NORMALIZE:
-        row = x.to(tl.float32)
-        if not UNIT:
-            row = row * own_norm
+        row = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
+        grown = tl.sqrt_rn(squared_norm(row)) >= TINY
+        row = row * own_norm
         radial = tl.sum(row * acc, axis=1)[:, None]
         acc = tl.where(grown[:, None], own_norm * (acc - row * radial), 0.0)
     dims = tl.arange(0, BLOCK_D)

@@ -26,21 +26,22 @@ CAPABILITIES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have."""
 
-_TYPES = {2: "*bf16", 4: "*fp32"}
-_RULES = {"THRESHOLD": 2, "ALL_RULES": False, "TREATMENT": "weight", "BOUNDED": False, "ON_DEVICE": True}
+_TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+_RULES = {"THRESHOLD": 2, "ALL_RULES": False, "TREATMENT": "weight", "BOUNDED": False, "ON_DEVICE": True, "clusters": True}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
-# The plain forms and, with every rule and an offset per row, the dearest ones; (kernel, what it computes) -> flags.
-VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
-    ("forward", "self"): {**_SELF, "SLOPE": False},
-    ("forward", "self, all rules"): {**_SELF, **_RULES, "SLOPE": True, "clusters": True},
-    ("forward", "diagonal"): {**_DIAGONAL, "SLOPE": False},
-    ("backward", "self"): {**_SELF, "SIDES": "both"},
-    ("backward", "self, all rules"): {**_SELF, **_RULES, "SIDES": "both", "clusters": True},
-    ("backward", "anchors, diagonal"): {**_DIAGONAL, "SIDES": "own"},
-    ("backward", "candidates, diagonal"): {**_DIAGONAL, "SIDES": "other"},
-    ("backward", "candidates, index, all rules"): {**_INDEX, **_RULES, "SIDES": "other", "clusters": True},
+# (kernel, whether rules or an offset per row are compiled in, what it computes) -> flags: the plain forms, and with
+# everything the dearest ones.
+VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("forward", "plain", "self"): {**_SELF, "SLOPE": False},
+    ("forward", "plain", "diagonal"): {**_DIAGONAL, "SLOPE": False},
+    ("forward", "rules", "self"): {**_SELF, **_RULES, "SLOPE": True},
+    ("backward", "plain", "self"): {**_SELF, "SIDES": "both"},
+    ("backward", "plain", "anchors, diagonal"): {**_DIAGONAL, "SIDES": "own"},
+    ("backward", "plain", "candidates, diagonal"): {**_DIAGONAL, "SIDES": "other"},
+    ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
+    ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
 }
 
 
@@ -48,11 +49,13 @@ class Resources(NamedTuple):
     """One compiled configuration. ``spills`` in bytes per thread, ``shared`` in bytes per block; ``mma``: how many."""
 
     kernel: str
+    masks: str
     variant: str
     width: int
-    bytes: int
+    dtype: str
     block_m: int
     block_n: int
+    block_k: int
     warps: int
     stages: int
     capability: int
@@ -62,20 +65,22 @@ class Resources(NamedTuple):
     mma: int
 
 
-def cases() -> Iterator[tuple[str, str, int, int, Config]]:
-    """(kernel, variant, padded width, bytes per element, shape) of everything shipped."""
-    for (kernel, width, size), shapes in TABLE.items():
+def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
+    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped."""
+    for (kernel, masks, width, dtype), shapes in TABLE.items():
         for shape in dict.fromkeys(shapes):
-            for of_kernel, variant in VARIANTS:
-                if of_kernel == kernel:
-                    yield kernel, variant, width, size, shape
+            for of_kernel, of_masks, variant in VARIANTS:
+                if (of_kernel, of_masks) == (kernel, masks):
+                    yield kernel, masks, variant, width, dtype, shape
 
 
-def compile_case(kernel: str, variant: str, width: int, size: int, shape: Config, capability: int) -> Resources:
-    """Compile one configuration for bfloat16 (size 2) or float32 (size 4) rows and read what it takes."""
+def compile_case(
+    kernel: str, masks: str, variant: str, width: int, dtype: str, shape: Config, capability: int
+) -> Resources:
+    """Compile one configuration and read what it takes."""
     function = getattr(kernels, f"{kernel}_kernel")
-    types, constants = _signature(function.arg_names, VARIANTS[kernel, variant], width, size)
-    constants |= {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n}
+    types, constants = _signature(function.arg_names, VARIANTS[kernel, masks, variant], width, dtype)
+    constants |= {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
     # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
     aligned = [
         position
@@ -90,15 +95,15 @@ def compile_case(kernel: str, variant: str, width: int, size: int, shape: Config
     registers, spills = _usage(compiled.asm["cubin"])
     mma = len(re.findall(r"mma\.sync|wgmma\.mma_async", compiled.asm["ptx"]))
     shared = compiled.metadata.shared
-    return Resources(kernel, variant, width, size, *shape, capability, registers, spills, shared, mma)
+    return Resources(kernel, masks, variant, width, dtype, *shape, capability, registers, spills, shared, mma)
 
 
 def _signature(
-    names: list[str], variant: dict[str, Any], width: int, size: int
+    names: list[str], variant: dict[str, Any], width: int, dtype: str
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Types and constants of a kernel's arguments."""
-    flags = {"NORMALIZE": True, "UNIT": size == 4, "BOUNDED": True, "ON_DEVICE": False, "THRESHOLD": 0}
-    flags |= {"ALL_RULES": False, "TREATMENT": "none", "D": width, "BLOCK_D": width, "PRECISION": "ieee"} | variant
+    flags = {"NORMALIZE": True, "UNIT": dtype == "float32", "BOUNDED": True, "ON_DEVICE": False, "THRESHOLD": 0}
+    flags |= {"ALL_RULES": False, "TREATMENT": "none", "D": width, "BLOCK_D": width, "PRECISION": "tf32" if dtype == "float16" else "ieee"} | variant
     absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
     rows = ("anchors", "candidates", "own", "other", "out")
     types, constants = {}, {}
@@ -113,7 +118,7 @@ def _signature(
         elif feature is not None or name == "count":
             types[name] = "*i64"
         elif name in rows:
-            types[name] = _TYPES[size]
+            types[name] = _TYPES[dtype]
         elif name == "sharpness":
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
@@ -145,7 +150,7 @@ def main(arguments: list[str]) -> None:
     widths = {int(argument) for argument in arguments}
     table = []
     for case in cases():
-        if widths and case[2] not in widths:
+        if widths and case[3] not in widths:
             continue
         for capability in CAPABILITIES:
             table.append(compile_case(*case, capability))
