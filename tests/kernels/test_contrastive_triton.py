@@ -1,4 +1,4 @@
-"""The contrastive Triton kernels on the CPU. Triton must be told to interpret before its first import: child processes."""
+"""The contrastive Triton kernels on the CPU, in child processes: Triton must be told before its first import."""
 
 from __future__ import annotations
 
@@ -39,10 +39,17 @@ def test_numerics() -> None:
 
 
 @pytest.mark.slow
+def test_the_rest_of_the_numerics() -> None:
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow")
+
+
+@pytest.mark.slow
 def test_every_test_of_the_family_passes_on_triton() -> None:
     """Except where a test reads the reference's own decision at a threshold, or expects no Triton on a CPU."""
     names = ("test_contrastive.py", "test_contrastive_numerics.py", "test_contrastive_interface.py")
-    run("-c", PREFER, *(str(HERE / name) for name in names), "-k", "not above_the_threshold_by_rounding and not bad_arg")
+    run(
+        "-c", PREFER, *(str(HERE / name) for name in names), "-k", "not above_the_threshold_by_rounding and not bad_arg"
+    )
 
 
 def test_importing_needs_no_triton() -> None:

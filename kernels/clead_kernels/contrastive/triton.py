@@ -179,15 +179,11 @@ def _gradient(
     candidate_norms: Tensor | None,
 ) -> None:
     """Fill ``out`` with the gradient of the anchors ("own", "both") or of the candidates ("other")."""
-    vectors = [
-        (a, b),
-        (anchor_norms, candidate_norms),
-        (rule.groups, rule.candidate_groups),
-        (rule.clusters, rule.candidate_clusters),
-    ]
-    if sides == "other":
-        vectors = [(candidate, anchor) for anchor, candidate in vectors]
-    (own, other), norms, groups, clusters = vectors
+    flip = -1 if sides == "other" else 1
+    own, other = (a, b)[::flip]
+    norms = (anchor_norms, candidate_norms)[::flip]
+    groups = (rule.groups, rule.candidate_groups)[::flip]
+    clusters = (rule.clusters, rule.candidate_clusters)[::flip]
     rows = out.shape[0]
     if rows == 0:
         return

@@ -97,4 +97,10 @@ def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, d
 @functools.cache
 def _roomy(device: torch.device) -> bool:
     """Whether a block may have 163 KB of shared memory; the small tiles are content with the 99 KB of other chips."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) in ((8, 0), (8, 7), (9, 0), (10, 0), (10, 3))
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) in (
+        (8, 0),
+        (8, 7),
+        (9, 0),
+        (10, 0),
+        (10, 3),
+    )

@@ -286,10 +286,7 @@ def forward_kernel(
         positive_offset_ = mean
         positive_sum = tl.full([BLOCK_M], 1.0, tl.float32)
     p = k * (positive_offset_ - mean) + tl.log2(positive_sum)
-    if BOUNDED:
-        reference = negative_offset
-    else:
-        reference = tl.maximum(negative_offset, positive_offset_)
+    reference = negative_offset if BOUNDED else tl.maximum(negative_offset, positive_offset_)
     total = tl.where(some_negative, negative_sum * tl.exp2(k * (negative_offset - reference)), 0.0)
     total += positive_sum * tl.exp2(k * (positive_offset_ - reference))
     valid = positives > 0
@@ -394,10 +391,7 @@ def coefficients_of(
         factor = tl.where(false, 0.0, factor)
     if TREATMENT == "weight":
         factor = tl.where(false, factor * weight, factor)
-    if MULTIPLE:
-        factor = tl.where(positive, among, factor)
-    else:
-        factor = tl.where(positive, 0.0, factor)
+    factor = tl.where(positive, among if MULTIPLE else 0.0, factor)
     return factor, tl.where(positive, rho, 0.0)
 
 

@@ -27,7 +27,14 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have."""
 
 _TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
-_RULES = {"THRESHOLD": 2, "ALL_RULES": False, "TREATMENT": "weight", "BOUNDED": False, "ON_DEVICE": True, "clusters": True}
+_RULES = {
+    "THRESHOLD": 2,
+    "ALL_RULES": False,
+    "TREATMENT": "weight",
+    "BOUNDED": False,
+    "ON_DEVICE": True,
+    "clusters": True,
+}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
@@ -102,11 +109,24 @@ def _signature(
     names: list[str], variant: dict[str, Any], width: int, dtype: str
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Types and constants of a kernel's arguments."""
-    flags = {"NORMALIZE": True, "UNIT": dtype == "float32", "BOUNDED": True, "ON_DEVICE": False, "THRESHOLD": 0}
-    flags |= {"ALL_RULES": False, "TREATMENT": "none", "D": width, "BLOCK_D": width, "PRECISION": "tf32" if dtype == "float16" else "ieee"} | variant
+    flags: dict[str, Any] = {
+        "NORMALIZE": True,
+        "UNIT": dtype == "float32",
+        "BOUNDED": True,
+        "ON_DEVICE": False,
+        "THRESHOLD": 0,
+    }
+    flags |= {
+        "ALL_RULES": False,
+        "TREATMENT": "none",
+        "D": width,
+        "BLOCK_D": width,
+        "PRECISION": "tf32" if dtype == "float16" else "ieee",
+    } | variant
     absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
     rows = ("anchors", "candidates", "own", "other", "out")
-    types, constants = {}, {}
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
     for name in names:
         feature = next((feature for part, feature in absent.items() if name.endswith(part)), None)
         if name.isupper():
