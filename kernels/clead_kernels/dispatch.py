@@ -7,8 +7,10 @@ implementation never falls back silently; only ``"auto"`` chooses.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +22,9 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
 _NATIVE_RULES = (("topk", ("no",)), ("treatment", ("eliminate", "weight")))
+# Triton decides at its first import whether it compiles or interprets, so this must be known before.
+_TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Support:
 SUPPORT: tuple[Support, ...] = (
     *(Support(op, "native", devices=("cpu",), features=_NATIVE_RULES) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
+    *(
+        Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("topk", ("no",)), ("width", ("up to 512",))))
+        for op in _CONTRASTIVE
+    ),
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),
     Support("pgd_step_", "native", devices=("cpu",), dtypes=_FLOATS[:3], features=(("norm", ("linf",)),)),
@@ -151,6 +160,8 @@ def _rows(op: str) -> list[Support]:
 
 def _absence(impl: str) -> str | None:
     """Why ``impl`` cannot be used in this process, or None if it can."""
+    if impl == "triton":
+        return None if find_spec("triton") else "Triton is not installed"
     if impl != "native":
         return None
     return None if _native.available() else (_native.why_absent() or "the extension clead_kernels._C is not built")

@@ -5,6 +5,7 @@ One pair of ops serves the whole family: ``Pairs`` says which loss it is. Reduct
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +14,31 @@ from torch import Tensor
 from .. import _library, _rows
 from . import native, pairs, reference
 
-_FORWARD = {"reference": reference.forward, "native": native.forward}
-_BACKWARD = {"reference": reference.backward, "native": native.backward}
+
+def _triton_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from . import triton  # not at the top: Triton need not be installed
+
+    return triton.forward(*arguments)
+
+
+def _triton_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from . import triton
+
+    return triton.backward(*arguments)
+
+
+_FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "reference": reference.forward,
+    "native": native.forward,
+    "triton": _triton_forward,
+}
+_BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "reference": reference.backward,
+    "native": native.backward,
+    "triton": _triton_backward,
+}
 # n and p of the reference come first; an implementation may keep more for its own backward.
-_STATISTICS = {"reference": 2, "native": native.STATISTICS}
+_STATISTICS = {"reference": 2, "native": native.STATISTICS, "triton": 6}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "

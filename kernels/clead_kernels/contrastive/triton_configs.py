@@ -1,0 +1,106 @@
+"""Tile shapes of the contrastive Triton kernels: a table, because tuning at run time costs launches and determinism.
+
+Every row is compiled for compute capabilities 8.0 and 9.0 by ``tests/kernels/test_triton_compile.py``, which fails on a
+spilled register and beyond the shared memory of a block.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+MAX_WIDTH = 512
+"""Largest number of dimensions: a program keeps whole rows, padded to a power of two, and their gradient."""
+
+
+class Config(NamedTuple):
+    """Rows a program owns, rows and dimensions it takes from the other side at a time, warps, pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+
+
+# (kernel, masks, padded width, dtype): few own rows (latency decides), many (throughput decides). "rules" stands for
+# rules on false negatives and for an offset per row: both cost registers. float32 products run without tensor cores;
+# kept whole, their rows would not fit the registers.
+TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
+    ("forward", "plain", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
+    ("forward", "rules", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
+    ("forward", "plain", 128, "bfloat16"): (Config(32, 64, 128, 4, 2), Config(128, 32, 128, 8, 2)),
+    ("forward", "rules", 128, "bfloat16"): (Config(32, 64, 128, 4, 2), Config(128, 32, 128, 8, 2)),
+    ("forward", "plain", 256, "bfloat16"): (Config(32, 64, 256, 4, 2), Config(128, 32, 256, 8, 2)),
+    ("forward", "rules", 256, "bfloat16"): (Config(32, 64, 256, 4, 2), Config(128, 32, 256, 8, 2)),
+    ("forward", "plain", 512, "bfloat16"): (Config(32, 64, 512, 4, 2), Config(64, 32, 512, 4, 2)),
+    ("forward", "rules", 512, "bfloat16"): (Config(32, 32, 512, 4, 2), Config(64, 32, 512, 4, 2)),
+    ("backward", "plain", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(128, 64, 64, 8, 2)),
+    ("backward", "rules", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(64, 64, 64, 8, 2)),
+    ("backward", "plain", 128, "bfloat16"): (Config(32, 64, 128, 4, 2), Config(128, 64, 128, 8, 2)),
+    ("backward", "rules", 128, "bfloat16"): (Config(32, 64, 128, 4, 2), Config(32, 32, 128, 4, 2)),
+    ("backward", "plain", 256, "bfloat16"): (Config(32, 32, 256, 4, 2), Config(64, 32, 256, 8, 2)),
+    ("backward", "rules", 256, "bfloat16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
+    ("backward", "plain", 512, "bfloat16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
+    ("backward", "rules", 512, "bfloat16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
+    ("forward", "plain", 64, "float16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
+    ("forward", "rules", 64, "float16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
+    ("forward", "plain", 128, "float16"): (Config(32, 64, 128, 4, 2), Config(128, 32, 128, 8, 2)),
+    ("forward", "rules", 128, "float16"): (Config(32, 64, 128, 4, 2), Config(128, 32, 128, 8, 2)),
+    ("forward", "plain", 256, "float16"): (Config(32, 64, 256, 4, 2), Config(128, 32, 256, 8, 2)),
+    ("forward", "rules", 256, "float16"): (Config(32, 64, 256, 4, 2), Config(128, 32, 256, 8, 2)),
+    ("forward", "plain", 512, "float16"): (Config(32, 64, 512, 4, 2), Config(64, 32, 512, 4, 2)),
+    ("forward", "rules", 512, "float16"): (Config(32, 32, 512, 4, 2), Config(64, 32, 512, 4, 2)),
+    ("backward", "plain", 64, "float16"): (Config(32, 64, 64, 4, 2), Config(128, 64, 64, 8, 2)),
+    ("backward", "rules", 64, "float16"): (Config(32, 32, 64, 8, 2), Config(128, 32, 64, 8, 2)),
+    ("backward", "plain", 128, "float16"): (Config(32, 32, 128, 4, 2), Config(64, 64, 128, 8, 2)),
+    ("backward", "rules", 128, "float16"): (Config(32, 64, 128, 4, 2), Config(32, 32, 128, 4, 2)),
+    ("backward", "plain", 256, "float16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
+    ("backward", "rules", 256, "float16"): (Config(32, 32, 256, 8, 2), Config(32, 32, 256, 8, 2)),
+    ("backward", "plain", 512, "float16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
+    ("backward", "rules", 512, "float16"): (Config(32, 16, 512, 8, 2), Config(32, 16, 512, 8, 2)),
+    ("forward", "plain", 64, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "rules", 64, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "plain", 128, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "rules", 128, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "plain", 256, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "rules", 256, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "plain", 512, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("forward", "rules", 512, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
+    ("backward", "plain", 64, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 32, 16, 8, 2)),
+    ("backward", "rules", 64, "float32"): (Config(32, 16, 16, 8, 2), Config(64, 16, 16, 8, 2)),
+    ("backward", "plain", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
+    ("backward", "rules", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
+    ("backward", "plain", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 32, 16, 8, 2)),
+    ("backward", "rules", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 32, 16, 8, 2)),
+    ("backward", "plain", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 32, 16, 8, 2)),
+    ("backward", "rules", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 32, 16, 8, 2)),
+}
+
+FEW_ANCHORS = 8192
+"""Up to so many rows the small tile of the table is taken: large ones would leave processors without work."""
+
+
+def padded_width(width: int) -> int:
+    """The next power of two, at least 16: what a tile holds."""
+    return max(16, 1 << max(width - 1, 0).bit_length())
+
+
+def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, device: torch.device) -> Config:
+    """The tile shape for ``rows`` owned rows of ``width`` dimensions; arguments as the table's keys."""
+    small, large = TABLE[kernel, masks, max(padded_width(width), 64), str(dtype).removeprefix("torch.")]
+    return large if rows > FEW_ANCHORS and _roomy(device) else small
+
+
+@functools.cache
+def _roomy(device: torch.device) -> bool:
+    """Whether a block may have 163 KB of shared memory; the small tiles are content with the 99 KB of other chips."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) in (
+        (8, 0),
+        (8, 7),
+        (9, 0),
+        (10, 0),
+        (10, 3),
+    )

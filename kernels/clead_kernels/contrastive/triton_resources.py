@@ -1,0 +1,187 @@
+"""What the shipped Triton configurations cost on the chip: registers, spills, shared memory. Needs no GPU.
+
+``python -m clead_kernels.contrastive.triton_resources`` compiles all of them for compute capabilities 8.0 and 9.0 and
+rewrites ``triton_resources.csv`` beside this file (minutes); give padded widths to see only those, without writing.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import triton_kernels as kernels
+from .triton_configs import TABLE, Config
+
+CAPABILITIES = (80, 90)
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that one block may have."""
+
+_TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+_RULES = {
+    "THRESHOLD": 2,
+    "ALL_RULES": False,
+    "TREATMENT": "weight",
+    "BOUNDED": False,
+    "ON_DEVICE": True,
+    "clusters": True,
+}
+_SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
+_DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
+_INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
+# (kernel, whether rules or an offset per row are compiled in, what it computes) -> flags: the plain forms, and with
+# everything the dearest ones.
+VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("forward", "plain", "self"): {**_SELF, "SLOPE": False},
+    ("forward", "plain", "diagonal"): {**_DIAGONAL, "SLOPE": False},
+    ("forward", "rules", "self"): {**_SELF, **_RULES, "SLOPE": True},
+    ("backward", "plain", "self"): {**_SELF, "SIDES": "both"},
+    ("backward", "plain", "anchors, diagonal"): {**_DIAGONAL, "SIDES": "own"},
+    ("backward", "plain", "candidates, diagonal"): {**_DIAGONAL, "SIDES": "other"},
+    ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
+    ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
+}
+
+
+class Resources(NamedTuple):
+    """One compiled configuration. ``spills`` in bytes per thread, ``shared`` in bytes per block; ``mma``: how many."""
+
+    kernel: str
+    masks: str
+    variant: str
+    width: int
+    dtype: str
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+    capability: int
+    registers: int
+    spills: int
+    shared: int
+    mma: int
+
+
+def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
+    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped."""
+    for (kernel, masks, width, dtype), shapes in TABLE.items():
+        for shape in dict.fromkeys(shapes):
+            for of_kernel, of_masks, variant in VARIANTS:
+                if (of_kernel, of_masks) == (kernel, masks):
+                    yield kernel, masks, variant, width, dtype, shape
+
+
+def compile_case(
+    kernel: str, masks: str, variant: str, width: int, dtype: str, shape: Config, capability: int
+) -> Resources:
+    """Compile one configuration and read what it takes."""
+    function = getattr(kernels, f"{kernel}_kernel")
+    types, constants = _signature(function.arg_names, VARIANTS[kernel, masks, variant], width, dtype)
+    constants |= {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
+    # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
+    aligned = [
+        position
+        for position, name in enumerate(function.arg_names)
+        if types.get(name, "").startswith("*") or name.endswith("_stride")
+    ]
+    compiled = triton.compile(
+        ASTSource(function, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned}),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": shape.warps, "num_stages": shape.stages},
+    )
+    registers, spills = _usage(compiled.asm["cubin"])
+    mma = len(re.findall(r"mma\.sync|wgmma\.mma_async", compiled.asm["ptx"]))
+    shared = compiled.metadata.shared
+    return Resources(kernel, masks, variant, width, dtype, *shape, capability, registers, spills, shared, mma)
+
+
+def _signature(
+    names: list[str], variant: dict[str, Any], width: int, dtype: str
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Types and constants of a kernel's arguments."""
+    flags: dict[str, Any] = {
+        "NORMALIZE": True,
+        "UNIT": dtype == "float32",
+        "BOUNDED": True,
+        "ON_DEVICE": False,
+        "THRESHOLD": 0,
+    }
+    flags |= {
+        "ALL_RULES": False,
+        "TREATMENT": "none",
+        "D": width,
+        "BLOCK_D": width,
+        "PRECISION": "tf32" if dtype == "float16" else "ieee",
+    } | variant
+    absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
+    rows = ("anchors", "candidates", "own", "other", "out")
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    for name in names:
+        feature = next((feature for part, feature in absent.items() if name.endswith(part)), None)
+        if name.isupper():
+            types[name] = "constexpr"
+            if name in flags:
+                constants[name] = flags[name]
+        elif feature is not None and not flags.get(feature):
+            types[name], constants[name] = "constexpr", None
+        elif feature is not None or name == "count":
+            types[name] = "*i64"
+        elif name in rows:
+            types[name] = _TYPES[dtype]
+        elif name == "sharpness":
+            types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
+        elif name == "threshold":
+            types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
+        elif name == "weight":
+            types[name] = "fp32"
+        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients"):
+            types[name] = "*fp32"
+        else:
+            types[name] = "i32"
+    return types, constants
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """(registers, bytes of local memory and stack) per thread."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
+        ).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return found["REG"], found["STACK"] + found["LOCAL"]
+
+
+def main(arguments: list[str]) -> None:
+    """Compile, print, and without arguments write the table."""
+    widths = {int(argument) for argument in arguments}
+    table = []
+    for case in cases():
+        if widths and case[3] not in widths:
+            continue
+        for capability in CAPABILITIES:
+            table.append(compile_case(*case, capability))
+            flag = "  SPILLS" * (table[-1].spills > 0) + "  SHARED" * (table[-1].shared > SHARED_LIMIT[capability])
+            print(*table[-1], flag, flush=True)
+    if not widths:
+        with (Path(__file__).parent / "triton_resources.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Resources._fields)
+            writer.writerows(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
