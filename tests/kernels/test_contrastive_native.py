@@ -164,9 +164,7 @@ def test_numerical_bar(door, temperature, dtype):
         b = (a + numbers(rows, width, seed=seed + 100)).to(dtype)
         truth = measure(lambda a, b, t: eager(a, b, positive, excluded, t), a.double(), b.double())
         rival = measure(lambda a, b, t: eager(a, b, positive, excluded, t), a, b)
-        mine = measure(
-            lambda a, b, t: DOORS[door][0](a, b, temperature=t, reduction="none", impl="native"), a, b
-        )
+        mine = measure(lambda a, b, t: DOORS[door][0](a, b, temperature=t, reduction="none", impl="native"), a, b)
         truths.append(truth)
         ours.append([x - y for x, y in zip(mine, truth, strict=True)])
         rivals.append([x - y for x, y in zip(rival, truth, strict=True)])

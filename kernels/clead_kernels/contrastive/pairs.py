@@ -141,6 +141,7 @@ class Pairs(NamedTuple):
             "width": "up to 512" if width <= 512 else "above 512",
         }
 
+
 SCHEMA = (
     "int self_offset, int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, "
     "float? threshold, Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, "
