@@ -127,7 +127,10 @@ def test_odd_sizes(door):
 def test_all_sizes(door, dtype):
     for m, n, d in product(SIZES, repeat=3):
         if max(m * n, m * d, n * d) < 2**20 + 2**10 and (not DOORS[door][2] or m == n):
-            agree(door, RULES[(m + n + d) % len(RULES)], m, n, d, (0.005, 0.02, 0.1, 1.0, 10.0)[(m + d) % 5], dtype)
+            # Among so many pairs some cosine is within rounding of any threshold.
+            rules = RULES if m * n < 2**15 else ("none", "clusters", "weight 0")
+            temperature = (0.005, 0.02, 0.1, 1.0, 10.0)[(m + d) % 5]
+            agree(door, rules[(m + n + d) % len(rules)], m, n, d, temperature, dtype)
 
 
 def eager(a, b, positive, excluded, temperature):

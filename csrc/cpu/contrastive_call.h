@@ -1,0 +1,282 @@
+// One call of a contrastive op: operands prepared, rules turned into vectors, tiles visited in a fixed order.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cmath>
+
+#include "clead/contrastive.h"
+#include "contrastive_pairs.h"
+
+namespace clead {
+namespace {
+
+// The arguments both ops share, in the order of their schemas.
+struct Arguments {
+  Tensor anchors;
+  std::optional<Tensor> candidates;
+  double temperature;
+  bool normalize;
+  int64_t self_offset, positive_offset;
+  std::optional<Tensor> positive_index, groups, candidate_groups;
+  std::optional<double> threshold;
+  std::optional<Tensor> row_threshold, clusters, candidate_clusters;
+  bool all_rules;
+  double weight;
+};
+
+void check_rows(const Tensor& x, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == like.size(1), name, " must be [rows, d] with one d for all");
+  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, " must have the dtype of anchors");
+  STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096, name, " has too many rows");
+}
+
+template <class F>
+void parallel(int64_t size, F&& each) {
+  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) each(i);
+  });
+}
+
+// For chunks of rows of about equal work.
+template <class F>
+void parallel_rows(int64_t size, F&& each) {
+  constexpr int64_t kRows = 64;
+  parallel((size + kRows - 1) / kRows, [&](int64_t chunk) {
+    for (int64_t i = chunk * kRows; i < std::min(size, (chunk + 1) * kRows); ++i) each(i);
+  });
+}
+
+// One call: operands prepared, rules turned into vectors.
+template <class T>
+class Call {
+ public:
+  explicit Call(const Arguments& x)
+      : args(x), m(x.anchors.size(0)), n(x.candidates ? x.candidates->size(0) : m), d(x.anchors.size(1)),
+        symmetric(!x.candidates && x.self_offset <= 0 && x.positive_offset < 0 && !x.positive_index &&
+                  !x.candidate_groups),
+        positives(m, padded(m), n, padded(n), x.self_offset, x.positive_offset,
+                  Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
+                  x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
+    STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
+    p.d = d, p.ld = (d + 15) / 16 * 16;
+    if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
+    p.block = block_of(m, n);
+    p.symmetric = symmetric;
+    p.k = static_cast<T>(kLog2e / x.temperature);
+    p.normalized = x.normalize && p.k < 1e5;
+    p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
+    p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
+    p.self_offset = x.self_offset;
+    p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
+    load(x.anchors, a, units[0]);
+    if (symmetric) {
+      b = a;
+    } else {
+      load(x.candidates ? *x.candidates : x.anchors, b, units[1]);
+    }
+    pack();
+    rules();
+    p.a = &a, p.b = &b;
+  }
+
+  // Calls task(I, J, scratch) for all pairs of blocks, no two at once with a common I or J, in a fixed order for each.
+  template <class Task>
+  void for_each_tile(bool rows_only, Task&& task) {
+    const int64_t row_blocks = blocks(m), column_blocks = blocks(n);
+    const int64_t period = std::max(row_blocks, column_blocks);
+    const int64_t scratch = (kStrip + 4) * p.block;
+    if (rows_only) {
+      parallel_chunks(row_blocks, scratch, [&](int64_t i, T* strip) {
+        for (int64_t j = 0; j < column_blocks; ++j) task(i, j, strip);
+      });
+      return;
+    }
+    const int64_t steps = symmetric ? row_blocks / 2 + 1 : period;
+    for (int64_t t = 0; t < steps; ++t) {
+      const bool half = symmetric && row_blocks % 2 == 0 && t == row_blocks / 2;
+      parallel_chunks(half ? t : row_blocks, scratch, [&](int64_t i, T* strip) {
+        const int64_t j = (i + t) % period;
+        if (j < column_blocks) task(i, j, strip);
+      });
+    }
+  }
+
+  int64_t blocks(int64_t rows) const { return (rows + p.block - 1) / p.block; }
+
+  static int64_t padded(int64_t rows) { return (rows + kStrip - 1) / kStrip * kStrip; }
+
+  // Mean dot product of the positives of row i.
+  double mean_positive(int64_t i) const {
+    const int64_t count = positives.count[i];
+    if (count == 0) return 0;
+    double sum = 0;
+    if (!positives.grouped) {
+      for (int64_t at = positives.start[i]; at < positives.start[i + 1]; ++at) sum += listed_dot(i, at);
+      return sum / count;
+    }
+    const T* const row = a.unit + i * p.ld;
+    const double* const group = group_sums.data() + positives.row_group[i] * d;
+    for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group[k];
+    const int64_t self = args.self_offset < 0 ? n : i + args.self_offset;
+    if (self < n && positives.column_group[self] == positives.row_group[i]) sum -= dot(row, b.unit + self * p.ld);
+    return sum / count;
+  }
+
+  // Row 0 (over negatives) or 1 (over positives) of the statistics, with all digits.
+  double statistic(const T* statistics, int64_t row, int64_t i) const {
+    return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + 2) * m + i]);
+  }
+
+  double listed_dot(int64_t i, int64_t at) const { return dot(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld); }
+
+  double dot(const T* x, const T* y) const {
+    double value = 0;
+    CLEAD_ISA_CALL(contrast_set(value, x, y, d));
+    return value;
+  }
+
+  void sum_groups() {
+    if (!positives.grouped) return;
+    const auto groups = static_cast<int64_t>(positives.members_start.size()) - 1;
+    group_sums = Buffer<double>(groups * d, 0.0);
+    parallel(groups, [&](int64_t g) {
+      for (int64_t at = positives.members_start[g]; at < positives.members_start[g + 1]; ++at)
+        CLEAD_ISA_CALL(contrast_add(b.unit + positives.members[at] * p.ld, 1.0, group_sums.data() + g * d, d));
+    });
+  }
+
+  T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
+  double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
+
+  const Arguments& args;
+  const int64_t m, n, d;
+  const bool symmetric;
+  const Positives positives;
+  Contrast<T> p{};
+  Rows<T> a{}, b{};
+
+ private:
+  // Depends on sizes alone: sums are grouped by blocks.
+  static int64_t block_of(int64_t m, int64_t n) {
+    const int64_t rows = std::min(m, n);
+    return rows <= 2048 ? kStrip : rows <= 6144 ? 2 * kStrip : 4 * kStrip;
+  }
+
+  template <class Task>
+  void parallel_chunks(int64_t size, int64_t scratch, Task&& task) {
+    torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+      const Buffer<T> strip(scratch, T(0));
+      for (int64_t i = begin; i < end; ++i) task(i, strip.data());
+    });
+  }
+
+  template <class U>
+  static U* own(std::vector<Buffer<U>>& all, Buffer<U> buffer) {
+    all.push_back(std::move(buffer));
+    return all.back().data();
+  }
+
+  void load(const Tensor& x, Rows<T>& rows, Buffer<T>& unit) {
+    rows.size = x.size(0);
+    unit = Buffer<T>(padded(rows.size) * p.ld + p.ld);
+    rows.unit = unit.data();
+    std::fill(rows.unit + rows.size * p.ld, rows.unit + unit.size(), T(0));
+    rows.inverse_norm = doubles(rows.size, 0.0);
+    flags.push_back(Buffer<bool>(padded(rows.size)));
+    rows.gradient = flags.back().data();
+    switch (x.scalar_type()) {
+      case ScalarType::Double: return load_as<double>(x, rows);
+      case ScalarType::Float: return load_as<float>(x, rows);
+      case ScalarType::BFloat16: return load_as<Bf16>(x, rows);
+      case ScalarType::Half: return load_as<Half>(x, rows);
+      default: STD_TORCH_CHECK(false, "the native contrastive op has float64, float32, bfloat16 and float16");
+    }
+  }
+
+  template <class S>
+  void load_as(const Tensor& x, Rows<T>& rows) {
+    const S* const from = static_cast<const S*>(x.const_data_ptr());
+    const int64_t step = x.stride(0), inner = x.stride(1);
+    parallel_rows(rows.size, [&](int64_t i) {
+      T* const out = rows.unit + i * p.ld;
+      CLEAD_ISA_CALL(contrast_load(from + i * step, inner, out, rows.inverse_norm + i, rows.gradient + i,
+                                   args.normalize, d));
+      std::fill(out + d, out + p.ld, T(0));
+    });
+  }
+
+  void pack() {
+    panels = Buffer<T>(padded(n) * d);
+    b.panels = panels.data();
+    parallel(padded(n) / kStrip, [&](int64_t strip) {
+      CLEAD_ISA_CALL(contrast_pack(p, b, strip * kStrip, (strip + 1) * kStrip));
+    });
+  }
+
+  void rules() {
+    if (positives.grouped) a.group = positives.row_group.data(), b.group = positives.column_group.data();
+    const bool clusters = args.clusters && args.candidate_clusters;
+    const bool threshold = args.threshold || args.row_threshold;
+    p.false_negatives = clusters || threshold;
+    p.threshold_only = threshold && !clusters && args.normalize;
+    if (!clusters) p.all_rules = false;
+    if (!p.false_negatives) return;
+    // An absent threshold calls all pairs above it if all rules must hold, else none.
+    const T infinity = std::numeric_limits<T>::infinity(), absent = p.all_rules ? -infinity : infinity;
+    T* const cut = vector(m, threshold && args.threshold ? static_cast<T>(*args.threshold) : absent);
+    if (args.row_threshold) read_thresholds(*args.row_threshold, cut);
+    a.threshold = cut;
+    if (symmetric) b.threshold = cut;
+    a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
+    number_clusters(clusters);
+  }
+
+  void read_thresholds(const Tensor& t, T* cut) {
+    STD_TORCH_CHECK(t.dim() == 0 || (t.dim() == 1 && t.size(0) == m), "row_threshold must be 0-d or [", m, "]");
+    constexpr auto kWanted = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+    STD_TORCH_CHECK(t.scalar_type() == kWanted, "row_threshold must have the working dtype");
+    const T* const from = static_cast<const T*>(t.const_data_ptr());
+    const int64_t step = t.dim() == 0 ? 0 : t.stride(0);
+    for (int64_t i = 0; i < m; ++i) cut[i] = from[i * step];
+  }
+
+  const T* cosine_scale(const Rows<T>& rows) {
+    T* const scale = vector(rows.size, T(1));
+    if (!args.normalize)
+      for (int64_t i = 0; i < rows.size; ++i) scale[i] = static_cast<T>(rows.inverse_norm[i]);
+    return scale;
+  }
+
+  // Unknown clusters, which are negative, match nothing.
+  void number_clusters(bool given) {
+    const auto numbers = [&](int64_t rows, int32_t none) {
+      return own(integers, Buffer<int32_t>(padded(rows), none));
+    };
+    int32_t* const of_rows = numbers(m, -1);
+    int32_t* const of_columns = numbers(n, -2);
+    a.cluster_as_row = of_rows, b.cluster_as_column = of_columns;
+    if (symmetric) {
+      a.cluster_as_column = of_columns, b.cluster_as_row = of_rows;
+    } else {
+      a.cluster_as_column = of_rows, b.cluster_as_row = of_columns;
+    }
+    if (!given) return;
+    const Ids rows(args.clusters, m, "clusters"), columns(args.candidate_clusters, n, "candidate_clusters");
+    Numbering number(rows, m, columns, n);
+    for (int64_t i = 0; i < m; ++i)
+      if (rows[i] >= 0) of_rows[i] = number(rows[i]);
+    for (int64_t j = 0; j < n; ++j)
+      if (columns[j] >= 0) of_columns[j] = number(columns[j]);
+  }
+
+  Buffer<T> units[2], panels;
+  Buffer<double> group_sums;
+  std::vector<Buffer<T>> vectors;
+  std::vector<Buffer<double>> wide_vectors;
+  std::vector<Buffer<int32_t>> integers;
+  std::vector<Buffer<bool>> flags;
+};
+
+}  // namespace
+}  // namespace clead
