@@ -204,7 +204,7 @@ def careful_pgd_step(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -
     return careful_project(x_adv, grad, x, case=case)
 
 
-# --- lines: the least that such an op must do, and no loss --------------------------------------------------------------
+# --- lines: the least that such an op must do, and no more -----------------------------------------------------------
 
 
 def products(case: Loss | Similarity, inputs: Inputs) -> list[Callable[[], object]]:

@@ -174,7 +174,8 @@ def pack(out: Path, limit: int = LIMIT) -> Path:
     files = sorted((file for file in out.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
     while files and tar.stat().st_size > limit:
         largest = files.pop(0)
-        (out / "left-out.txt").open("a").write(f"{largest.relative_to(out)}: {largest.stat().st_size} bytes\n")
+        with (out / "left-out.txt").open("a") as note:
+            note.write(f"{largest.relative_to(out)}: {largest.stat().st_size} bytes\n")
         largest.unlink()
         with tarfile.open(tar, "w:gz") as archive:
             archive.add(out, arcname=out.name)

@@ -61,7 +61,15 @@ def run(options: Options, say: Callable[[str], None] = print) -> tuple[list[Row]
     Returns:
         The rows, and whether each of our implementations that claims a case computed it correctly.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
+    try:
+        return _run(options, say)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]:
     cases = [case for case in grid(options.quick, options.device == "cuda") if case.part in options.parts]
     cases = [case for case in cases if options.cases in f"{case.op}/{case.name}"]
     if not cases:

@@ -5,6 +5,8 @@ The same contenders, inputs and gate as ``python -m bench``; turns are not inter
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ ENTRIES = [(case, contender) for case in grid(quick=True, cuda=DEVICE == "cuda")
 @pytest.mark.parametrize(
     ("case", "contender"), ENTRIES, ids=[f"{case.op}/{case.name}-{contender.impl}" for case, contender in ENTRIES]
 )
-def test_op(benchmark, case: Case, contender: Contender):
+def test_op(benchmark: Any, case: Case, contender: Contender) -> None:
     benchmark.group = f"{case.op}/{case.name}"
     if contender.compiled:
         pytest.skip("compiling takes longer than all the rest: python -m bench --impl compile")
@@ -34,7 +36,7 @@ def test_op(benchmark, case: Case, contender: Contender):
         pytest.skip(str(error))
     assert verdict.reason is None
 
-    def stages():
+    def stages() -> None:
         for stage in work.stages:
             stage()
         if DEVICE == "cuda":
