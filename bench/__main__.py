@@ -1,0 +1,77 @@
+"""``python -m bench``: time the operators against their rivals, or compare two files of results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from . import rows, table
+from .cases import PARTS
+from .run import Options, run
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, no compiler: under a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument(
+        "--csv", type=Path, nargs="?", const=RESULTS, metavar="DIR", help="append to DIR/<device>/<op>.csv (%(const)s)"
+    )
+    parser.add_argument("--impl", action="append", default=[], metavar="NAME[,NAME]", help="only these, and eager")
+    parser.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their op/case")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    parser.add_argument("--minutes", type=float, metavar="M", help="start no case after that")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--clock", choices=("wall", "device"), help="device: events, L2 flushed; CUDA's default")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="CSV or JSON files")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here")
+    options.clock = options.clock or ("device" if options.device == "cuda" else "wall")
+    if options.clock == "device" and options.device == "cpu":
+        parser.error("--clock device needs --device cuda")
+    if options.threads < 1 or (options.minutes is not None and options.minutes <= 0):
+        parser.error("--threads and --minutes must be positive")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 = measured; 1 = one of our implementations was wrong or failed; 2 = bad arguments."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if options.compare:
+            print(table.compare(*(rows.read(path) for path in options.compare)))
+            return 0
+        _, sound = run(
+            Options(
+                parts=tuple(options.parts) or PARTS,
+                quick=options.quick,
+                device=options.device,
+                clock=options.clock,
+                threads=options.threads,
+                minutes=options.minutes,
+                impls=tuple(name for names in options.impl for name in names.split(",") if name),
+                cases=options.case,
+                json=options.json,
+                csv=options.csv,
+                memory=not options.no_memory,
+            ),
+            say=lambda line: print(line, flush=True),
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not sound:
+        print("\nerror: one of our implementations is wrong or failed, see its reason above", file=sys.stderr)
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""One unattended command for a CUDA machine: build, test, measure, and pack everything into one tar.
+
+It runs from a plain copy of the repository with a Python that has torch, triton, numpy, pytest, ninja and pybind11,
+and nvcc; nothing is installed and nothing is fetched. Every step runs whatever became of the others, and the tar holds
+what there is. Without a CUDA device only the steps that need none are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from . import ROOT
+
+LIMIT = 16 * 2**20
+LOG_LIMIT = 2**19
+PACKAGES = ("torch", "triton", "numpy", "pytest", "ninja", "pybind11", "setuptools", "pytest-benchmark", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command; ``skip`` says why it is not run."""
+
+    name: str
+    command: list[str]
+    minutes: float
+    environment: dict[str, str] = field(default_factory=dict)
+    skip: str = ""
+
+
+def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
+    """What is to be done, in order."""
+    python, pytest = sys.executable, [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    tests = marked("kernels")
+    no_device = "" if cuda else "no CUDA device"
+    device = ["--device", "cuda" if cuda else "cpu"]
+
+    def results(name: str) -> list[str]:
+        return ["--json", str(out / f"{name}.json"), "--csv", str(out / "results")]
+
+    bench = [python, "-m", "bench", *device]
+    plan = [
+        Step("nvidia-smi", ["nvidia-smi", "-q"], 1, skip=no_device),
+        Step("build", [python, "setup.py", "build_ext", "--inplace"], 8),
+        Step("explain", [python, "-c", EXPLAIN, "cuda" if cuda else "cpu"], 2),
+        Step(
+            "test-gpu", [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/test-gpu.xml", *tests], 8, skip=no_device
+        ),
+        Step("test-cpu", [*pytest, "-m", CPU_TESTS, f"--junitxml={out}/test-cpu.xml", *tests], 8),
+    ]
+    if options.wheels:
+        site = out.parent / f"{out.name}-site"
+        install = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(site),
+        ]
+        wheels = [str(wheel) for wheel in sorted(options.wheels.glob("*.whl"))]
+        path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}:{site}"}
+        training = [*pytest, "-m", "gpu", f"--junitxml={out}/test-training.xml", "tests"]
+        plan.append(Step("wheels", [*install, *wheels], 3))
+        plan.append(Step("test-training", training, 10, path, skip=no_device))
+    if options.minutes > 0:
+        # A first look that surely ends, then as much of the grid as fits; bench itself starts no case too late.
+        quick = min(1.0, options.minutes / 3)
+        rest = options.minutes - quick
+        plan.append(Step("bench-quick", [*bench, "--quick", *results("quick"), "--minutes", f"{quick:g}"], quick + 2))
+        plan.append(Step("bench", [*bench, *options.parts, *results("bench"), "--minutes", f"{rest:g}"], rest + 3))
+    return [step for step in plan if not options.only or step.name in options.only]
+
+
+CPU_TESTS = "kernels and not gpu and not slow"
+EXPLAIN = "import sys, clead_kernels as k; print(k.build_info()); print(k.explain(device=sys.argv[1]))"
+
+
+def marked(mark: str) -> list[str]:
+    """Test files with that mark: the others need packages that are not here, and fail when collected."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if f"mark.{mark}" in file.read_text()]
+
+
+def run_step(step: Step, out: Path, say: Callable[[str], None]) -> dict[str, object]:
+    """Run one step with its output in ``out/<name>.log``; the outcome for the summary."""
+    if step.skip:
+        say(f"{step.name:14} skipped: {step.skip}")
+        return {"step": step.name, "state": "skipped", "reason": step.skip}
+    say(f"{step.name:14} {' '.join(step.command)[:150]}")
+    started = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"} | step.environment
+    log = out / f"{step.name}.log"
+    code, reason = _call(step, environment, log)
+    seconds = round(time.monotonic() - started, 1)
+    state = "passed" if code == 0 else "failed"
+    say(f"{'':14} {state} in {seconds} s{f': {reason}' if reason else ''}")
+    if code:
+        say("\n".join(f"{'':14} | {line}" for line in log.read_text(errors="replace").splitlines()[-15:]))
+    return {
+        "step": step.name,
+        "state": state,
+        "code": code,
+        "reason": reason,
+        "seconds": seconds,
+        "command": step.command,
+    }
+
+
+def _call(step: Step, environment: dict[str, str], log: Path) -> tuple[int, str]:
+    with log.open("wb") as file:
+        try:
+            process = subprocess.Popen(
+                step.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            file.write(f"{error}\n".encode())
+            return 127, str(error)
+        try:
+            code = process.wait(60 * step.minutes)
+        except subprocess.TimeoutExpired:
+            # Compilers and measuring children are in its process group and would run on.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return 124, f"stopped after {step.minutes:g} minutes"
+    if code == 5 and "pytest" in step.command:
+        return code, "no test was selected"
+    return code, "" if code == 0 else f"exit code {code}"
+
+
+def versions(options: argparse.Namespace) -> dict[str, str]:
+    """What this machine has."""
+    found = {"python": platform.python_version(), "machine": platform.platform(), "commit": options.commit}
+    found["date"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    for tool in ("nvcc", "g++"):
+        path = shutil.which(tool, path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin:{os.environ['PATH']}")
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout if path else ""
+        found[tool] = " ".join(said.splitlines()[-2:] if tool == "nvcc" else said.splitlines()[:1]) or "absent"
+    return found
+
+
+def pack(out: Path, limit: int = LIMIT) -> Path:
+    """``out`` as one compressed tar of at most ``limit`` bytes beside it: long logs lose their middle first."""
+    tar = out.with_name(out.name + ".tar.gz")
+    for keep in (LOG_LIMIT, LOG_LIMIT // 16, LOG_LIMIT // 256):
+        for log in sorted(out.rglob("*.log")):
+            _shorten(log, keep)
+        with tarfile.open(tar, "w:gz") as archive:
+            archive.add(out, arcname=out.name)
+        if tar.stat().st_size <= limit:
+            return tar
+    files = sorted((file for file in out.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
+    while files and tar.stat().st_size > limit:
+        largest = files.pop(0)
+        with (out / "left-out.txt").open("a") as note:
+            note.write(f"{largest.relative_to(out)}: {largest.stat().st_size} bytes\n")
+        largest.unlink()
+        with tarfile.open(tar, "w:gz") as archive:
+            archive.add(out, arcname=out.name)
+    return tar
+
+
+def _shorten(log: Path, keep: int) -> None:
+    text = log.read_bytes()
+    if len(text) > keep:
+        cut = f"\n\n[... {len(text) - keep} bytes left out ...]\n\n".encode()
+        log.write_bytes(text[: keep // 2] + cut + text[-(keep // 2) :])
+
+
+def cuda_here() -> bool:
+    """Whether torch sees a device; asked in a child, so that this process never holds one."""
+    asked = [sys.executable, "-c", "import torch; raise SystemExit(not torch.cuda.is_available())"]
+    return subprocess.run(asked, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("gpu-out"), help="folder of the tar (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=4, help="for measuring; 0 = only build and test (%(default)s)")
+    parser.add_argument("--parts", nargs="*", default=[], help="parts of the benchmark; all")
+    parser.add_argument("--only", nargs="*", default=[], metavar="STEP", help="run only these steps")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="install these wheels aside, run the training tests")
+    parser.add_argument("--commit", default=os.environ.get("CLEAD_COMMIT", "unknown"), help="of a copy without .git")
+    options = parser.parse_args(arguments)
+    if options.wheels and not list(options.wheels.glob("*.whl")):
+        parser.error(f"--wheels {options.wheels}: there is no wheel in it")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 = all steps passed, 1 = one failed."""
+    options = parse(arguments)
+    os.environ["CLEAD_COMMIT"] = options.commit
+    cuda = cuda_here()
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    out = (options.out / f"clead-{'gpu' if cuda else 'cpu'}-{stamp}").resolve()
+    out.mkdir(parents=True)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    (out / "versions.json").write_text(json.dumps(versions(options), indent=1) + "\n")
+    if not cuda:
+        say("no CUDA device: only the steps that need none")
+    planned = steps(options, out, cuda)
+    if unknown := set(options.only) - {step.name for step in planned}:
+        say(f"error: no such step: {', '.join(sorted(unknown))}")
+        return 2
+    outcomes = []
+    try:
+        for step in planned:
+            outcomes.append(run_step(step, out, say))
+            (out / "summary.json").write_text(json.dumps(outcomes, indent=1) + "\n")
+    finally:
+        tar = pack(out)
+        say(f"{tar} ({tar.stat().st_size / 2**20:.2f} MiB)")
+    failed = [str(outcome["step"]) for outcome in outcomes if outcome["state"] == "failed"]
+    say(f"failed: {', '.join(failed)}" if failed else "all steps passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""A contender set up on a case: the stages that are timed, and what happens untimed before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cases import Case, Inputs, Perturb, Similarity
+from .contenders import Contender
+
+
+@dataclass
+class Work:
+    """``stages`` are called in order, once a sample; ``reset`` before them drops what the last sample left."""
+
+    stages: list[Callable[[], object]]
+    reset: Callable[[], None]
+    output: dict[str, Any] = field(default_factory=dict)
+
+    def once(self) -> None:
+        """One sample, untimed."""
+        self.reset()
+        for stage in self.stages:
+            stage()
+
+
+def prepare(contender: Contender, case: Case, inputs: Inputs) -> Work:
+    """Set up ``contender`` on these inputs.
+
+    Raises:
+        Unavailable: it cannot run the case.
+    """
+    built = contender.build(case, inputs)
+    if contender.kind == "line":
+        return Work(built, lambda: None)
+    if isinstance(case, Perturb):
+        return _in_place(built, inputs)
+    if isinstance(case, Similarity) and case.k:
+        return _plain(built, inputs)
+    if isinstance(case, Similarity):
+        return _differentiated(built, inputs, inputs.upstream)
+    return _differentiated(partial(built, reduction="mean"), inputs, inputs.upstream)
+
+
+def _differentiated(function: Callable[..., Tensor], inputs: Inputs, upstream: Tensor | None) -> Work:
+    output: dict[str, Any] = {}
+    cast: dict[torch.dtype, Tensor | None] = {}  # filled in the warm-up: no cast is timed
+
+    def forward() -> None:
+        output["value"] = function(*inputs.leaves)
+
+    def backward() -> None:
+        value = output["value"]
+        if value.dtype not in cast:
+            cast[value.dtype] = None if upstream is None else upstream.to(value.dtype)
+        output["grads"] = torch.autograd.grad(value, inputs.leaves, cast[value.dtype])
+
+    return Work([forward, backward], output.clear, output)
+
+
+def _plain(function: Callable[..., Any], inputs: Inputs) -> Work:
+    output: dict[str, Any] = {}
+
+    def call() -> None:
+        output["value"] = function(*inputs.leaves)
+
+    return Work([call], output.clear, output)
+
+
+def _in_place(function: Callable[..., Tensor], inputs: Inputs) -> Work:
+    start, grad, x = inputs.leaves
+    x_adv = start.clone()
+    output: dict[str, Any] = {}
+
+    def reset() -> None:
+        output.clear()
+        x_adv.copy_(start)
+
+    def call() -> None:
+        output["value"] = function(x_adv, grad, x)
+
+    return Work([call], reset, output)

@@ -1,0 +1,175 @@
+"""A whole case through the harness: what rows come out, and what keeps a row from having numbers."""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench.run as harness
+from bench import baselines, memory, rows
+from bench.__main__ import main, parse
+from bench.cases import Loss, Perturb, Similarity, grid
+from bench.contenders import Contender, contenders
+from bench.run import Options, run
+from clead_kernels import dispatch
+
+pytestmark = pytest.mark.kernels
+
+SMALL = Loss("nt_xent", 32, dim=8)
+
+
+@pytest.fixture
+def one_case(monkeypatch):
+    """The harness on one tiny case; ``add(contender)`` lets another one take part."""
+    extra = []
+    monkeypatch.setattr(harness, "grid", lambda quick, cuda: [SMALL])
+    monkeypatch.setattr(harness, "contenders", lambda case: [*contenders(case), *extra])
+    return extra.append
+
+
+def by_impl(found, mode="full"):
+    return {row["impl"]: row for row in found if row["mode"] == mode}
+
+
+def go(**options):
+    lines = []
+    found, sound = run(Options(quick=True, memory=False, **options), lines.append)
+    return found, sound, "\n".join(lines)
+
+
+def test_rows_of_a_case(one_case, tmp_path):
+    found, sound, text = go(json=tmp_path / "rows.json", csv=tmp_path)
+    assert sound
+    assert all(tuple(row) == rows.COLUMNS for row in found)
+    full, forward, backward = (by_impl(found, mode) for mode in ("full", "forward", "backward"))
+    for impl in ("eager", "careful", "products", "reference"):
+        assert full[impl]["p20_ms"] <= full[impl]["p50_ms"] <= full[impl]["p80_ms"]
+        assert full[impl]["min_ms"] >= forward[impl]["min_ms"] + backward[impl]["min_ms"] - 1e-9
+        ratio = full["eager"]["p50_ms"] / full[impl]["p50_ms"]
+        assert full[impl]["ratio_to_eager"] == pytest.approx(ratio)
+    assert full["eager"]["ratio_to_eager"] == 1.0
+    assert full["compile"]["p50_ms"] is None and "--impl compile" in full["compile"]["reason"]
+    assert "diagonal" in full["linear_cross_entropy"]["reason"] or "has no" in full["linear_cross_entropy"]["reason"]
+    assert full["reference"]["grad_error"] < 1e-6 and full["reference"]["threads"] == 1
+    assert [row["p50_ms"] for row in rows.read(tmp_path / "rows.json")] == [row["p50_ms"] for row in found]
+    assert len(rows.read(tmp_path / rows.slug(found[0]["device"]) / "nt_xent.csv")) == len(found)
+    assert "x eager" in text
+    parse(full["reference"]["command"].split()[3:])  # the command of a row is one that the parser takes
+
+
+def test_every_implementation_of_the_table_takes_part(monkeypatch):
+    rows_of = [*dispatch.SUPPORT, dispatch.Support("nt_xent", "triton", devices=("cuda",))]
+    monkeypatch.setattr(dispatch, "SUPPORT", tuple(rows_of))
+    names = [contender.impl for contender in contenders(SMALL)]
+    assert names[0] == "eager" and {"reference", "triton"} <= set(names)
+    assert {"native", "reference"} <= {c.impl for c in contenders(Perturb("pgd_step_", (2, 3, 4, 4)))}
+
+
+def test_what_cannot_run_says_why(one_case, monkeypatch):
+    triton = dispatch.Support("nt_xent", "triton", devices=("cuda",))
+    monkeypatch.setattr(dispatch, "SUPPORT", (*dispatch.SUPPORT, triton))
+    found, sound, text = go()
+    assert sound, "to refuse is no failure"
+    assert by_impl(found)["triton"]["p50_ms"] is None
+    assert "-- triton: impl='triton' cannot run nt_xent on cpu" in text
+
+
+def test_a_wrong_kernel_gets_no_number_and_fails_the_run(one_case):
+    def build(case, inputs):
+        right = baselines.bound(baselines.EAGER[case.op], case, inputs)
+        return lambda *leaves, **options: right(*leaves, **options) * 1.01
+
+    one_case(Contender("fast_and_wrong", "ours", build))
+    found, sound, text = go()
+    assert not sound
+    assert by_impl(found)["fast_and_wrong"]["p50_ms"] is None
+    assert "fast_and_wrong" not in by_impl(found, "forward")
+    assert "-- fast_and_wrong: wrong: value" in text
+
+
+def test_a_crash_is_told(one_case):
+    def build(case, inputs):
+        raise RuntimeError("no kernel image is available\nand more")
+
+    one_case(Contender("crashing", "ours", build))
+    one_case(Contender("crashing rival", "rival", build))
+    found, sound, _ = go()
+    assert not sound
+    assert by_impl(found)["crashing"]["reason"] == "failed: RuntimeError: no kernel image is available"
+
+
+def test_what_does_not_fit_is_not_tried(one_case, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 10_000.0)
+    found, sound, _ = go()
+    assert sound
+    assert all(row["p50_ms"] is None for row in found if row["impl"] in ("eager", "careful"))
+    assert "GiB" in by_impl(found)["eager"]["reason"]
+
+
+def test_cases_that_no_time_is_left_for_are_named(one_case, monkeypatch):
+    monkeypatch.setattr(harness.time, "monotonic", iter(range(0, 10**9, 30)).__next__)
+    monkeypatch.setattr(harness, "grid", lambda quick, cuda: [SMALL] * 5)
+    _, _, text = go(minutes=0.75, impls=("reference",))
+    assert "out of time, not run: nt_xent/" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["--threads", "0"], ["--minutes", "-1"], ["--clock", "device", "--device", "cpu"]],
+)
+def test_bad_arguments_are_refused(arguments):
+    with pytest.raises(SystemExit) as stop:
+        parse(arguments)
+    assert stop.value.code == 2
+
+
+def test_a_case_that_does_not_exist_is_refused(capsys):
+    assert main(["--case", "nothing like it", "--device", "cpu"]) == 2
+    assert "no case of" in capsys.readouterr().err
+
+
+def test_peak_memory_of_a_known_allocation():
+    """similarity's eager form holds the scores and their quotient: 2 x 16 MB, and 16 MB of gradient in backward."""
+    peak = memory.peak_extra(Similarity("similarity", 2048, 2048, dim=8), "eager", "cpu", threads=1)
+    assert 32 <= peak <= 60
+    less = memory.peak_extra(Similarity("similarity_topk", 64, 2048, dim=8, k=2), "eager", "cpu", threads=1)
+    assert less < 8
+
+
+def test_inputs_are_the_same_numbers_in_every_dtype_and_every_time():
+    for case in (Loss("sup_con", 20, dtype="bf16", classes=4), Perturb("pgd_step_", (2, 3, 4, 4), dtype="bf16")):
+        half, wide = case.inputs("cpu", 1), case.inputs("cpu", 1, dtype="fp32")
+        assert all(torch.equal(a.float(), b) for a, b in zip(half.leaves, wide.leaves, strict=True))
+        assert not torch.equal(case.inputs("cpu", 2).leaves[0], half.leaves[0])
+
+
+def test_cosines_of_the_data_keep_away_from_the_threshold():
+    case = Loss("nt_xent", 512, classes=10, threshold=0.5)
+    x = torch.nn.functional.normalize(case.inputs("cpu", 0).leaves[0].detach().double(), dim=1)
+    assert ((x @ x.T - 0.5).abs() > 32 * torch.finfo(torch.float32).eps).all()
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("quick", [False, True])
+def test_cases_have_names_of_their_own_and_sizes(quick, cuda):
+    cases = grid(quick, cuda)
+    names = [f"{case.op}/{case.name}" for case in cases]
+    assert len(set(names)) == len(names) <= 60
+    assert all(case.bytes("full") > 0 and math.isfinite(case.flops("full")) for case in cases)
+    assert {case.op for case in cases} == set(dispatch.OPS)
+
+
+def test_bench_needs_torch_and_numpy_only():
+    allowed = {"bench", "clead_kernels", "numpy", "torch", *sys.stdlib_module_names}
+    for file in Path(harness.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in allowed | ({"pytest"} if file.name.startswith("test_") else set()), file
