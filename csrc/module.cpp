@@ -21,6 +21,7 @@ pybind11::dict build_info() {
   pybind11::str isas(CLEAD_FOR_EACH_ISA(CLEAD_LIST));
   info["isas"] = isas.attr("strip")();
   info["isa"] = clead::isa_name(clead::isa());
+  info["bf16"] = clead::products16_name(clead::products16());
   info["cuda"] = CLEAD_TEXT(CLEAD_CUDA_ARCHS);
   return info;
 }

@@ -3,95 +3,38 @@
 #include <algorithm>
 #include <cmath>
 
-#include "clead/contrastive_strip.h"
+#include "clead/contrastive_tile.h"
 #include "clead/tile_product.h"
 
 namespace clead::CLEAD_ISA {
 namespace {
 
 template <class T>
-struct Tile {
-  int64_t i0, j0, rows, columns;
-};
-
-// The logits' dot products of a strip, with a very negative number at pairs that are no negatives or no pairs at all.
-template <class T>
 void dots(const Contrast<T>& p, const Tile<T>& t, T* strip) {
-  constexpr int64_t kPanel = 2 * kLanes<T>;
-  constexpr int64_t kDepth = 256;  // summed in parts: long rows would collect rounding errors
+  constexpr int64_t kPanel = 2 * kLanes<T>, kDepth = 256;  // summed in parts: long rows would collect rounding errors
   for (int64_t k = 0; k < p.d; k += kDepth)
     tile_product<T>(p.a->unit + t.i0 * p.ld + k, p.ld, 1, p.b->panels + t.j0 * p.d + k * kPanel, kPanel, p.d * kPanel,
                     strip, p.block, t.rows, t.columns, std::min(kDepth, p.d - k), k > 0);
-  const int64_t padded = (t.columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  for (int64_t r = 0; r < t.rows; ++r) {
-    T* row = strip + r * p.block;
-    const int64_t i = t.i0 + r;
-    std::fill(row + t.columns, row + padded, kNever<T>);
-    if (p.self_offset >= 0 && i + p.self_offset >= t.j0 && i + p.self_offset < t.j0 + t.columns)
-      row[i + p.self_offset - t.j0] = kNever<T>;
-    if (p.list_start == nullptr) continue;
-    for (int64_t at = p.list_start[i]; at < p.list_start[i + 1]; ++at) {
-      const int64_t j = p.list[at] - t.j0;
-      if (j >= 0 && j < t.columns) row[j] = kNever<T>;
-    }
-  }
-}
-
-// In grouped rows the left-out pair is of its own group and got the positives' constant.
-template <class T>
-void clear_self(const Contrast<T>& p, const Tile<T>& t, T* strip) {
-  if (p.self_offset < 0 || p.list_start != nullptr) return;
-  for (int64_t r = 0; r < t.rows; ++r) {
-    const int64_t j = t.i0 + r + p.self_offset - t.j0;
-    if (j >= 0 && j < t.columns) strip[r * p.block + j] = 0;
-  }
-}
-
-template <class T, class Visit>
-void for_each_strip(const Contrast<T>& p, int64_t row_block, int64_t column_block, Visit&& visit) {
-  const int64_t j0 = column_block * p.block, columns = std::min(p.block, p.b->size - j0);
-  const int64_t end = std::min((row_block + 1) * p.block, p.a->size);
-  for (int64_t i0 = row_block * p.block; i0 < end; i0 += kStrip)
-    visit(Tile<T>{i0, j0, std::min(kStrip, end - i0), columns});
 }
 
 template <class T>
 void forward(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip) {
-  const bool both = p.symmetric && row_block != column_block;
-  const ColumnSums<T> sums{strip + kStrip * p.block, p.block};
-  sums.clear();
-  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
-    dots(p, t, strip);
-    with_rules<T>(p, both, [&](auto rules) {
-      if (p.bounded)
-        forward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip, sums);
-      else
-        forward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip, sums);
-    });
-  });
-  if (both) sums.add_to(*p.b, column_block * p.block, p.bounded);
+  forward_tile(p, row_block, column_block, strip, [&](const Tile<T>& t) { dots(p, t, strip); });
 }
 
 template <class T>
 void backward(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip) {
+  constexpr int64_t kPanel = 2 * kLanes<T>;
   const bool diagonal = p.symmetric && row_block == column_block;
-  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
-    dots(p, t, strip);
-    with_rules<T>(p, p.symmetric, [&](auto rules) {
-      if (p.bounded)
-        backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
-      else
-        backward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
-    });
-    clear_self(p, t, strip);
-    constexpr int64_t kPanel = 2 * kLanes<T>;
+  const auto spread = [&](const Tile<T>& t) {
     if (p.need_a)
       tile_product<T>(strip, p.block, 1, p.b->unit + t.j0 * p.ld, p.ld, kPanel, p.a->gradient_sum + t.i0 * p.ld, p.ld,
                       t.rows, p.d, t.columns, true);
     if (p.need_b && !diagonal)
       tile_product<T>(strip, 1, p.block, p.a->unit + t.i0 * p.ld, p.ld, kPanel, p.b->gradient_sum + t.j0 * p.ld, p.ld,
                       t.columns, p.d, t.rows, true);
-  });
+  };
+  backward_tile(p, row_block, column_block, strip, [&](const Tile<T>& t) { dots(p, t, strip); }, spread);
 }
 
 // Rows [begin, end) of x.unit, a multiple of the panel, into x.panels.

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "clead/contrastive.h"
+#include "clead/contrastive_bf16.h"
 #include "contrastive_pairs.h"
 
 namespace clead {
@@ -59,7 +60,8 @@ class Call {
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
-    p.d = d, p.ld = (d + 15) / 16 * 16;
+    bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none;
+    p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
     p.block = block_of(m, n);
     p.symmetric = symmetric;
@@ -75,7 +77,7 @@ class Call {
     } else {
       load(x.candidates ? *x.candidates : x.anchors, b, units[1]);
     }
-    pack();
+    if (!bf16) pack();
     rules();
     p.a = &a, p.b = &b;
   }
@@ -85,7 +87,7 @@ class Call {
   void for_each_tile(bool rows_only, Task&& task) {
     const int64_t row_blocks = blocks(m), column_blocks = blocks(n);
     const int64_t period = std::max(row_blocks, column_blocks);
-    const int64_t scratch = (kStrip + 4) * p.block;
+    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
     if (rows_only) {
       parallel_chunks(row_blocks, scratch, [&](int64_t i, T* strip) {
         for (int64_t j = 0; j < column_blocks; ++j) task(i, j, strip);
@@ -146,6 +148,21 @@ class Call {
     });
   }
 
+  // The operands of bfloat16 products: for the forward pass, or for the backward pass.
+  void load_bf16(bool backward) {
+    const bool rows = backward && p.need_b, columns = backward && p.need_a;
+    const Tensor& candidates = args.candidates ? *args.candidates : args.anchors;
+    fill_bf16(args.anchors, a, q.a, symmetric, rows, symmetric && columns);
+    if (symmetric)
+      q.b = q.a;
+    else
+      fill_bf16(candidates, b, q.b, true, false, columns);
+    if (rows) {
+      q.b.sum_step = q.b.padded + 16;
+      q.b.gradient_sum = own(floats, Buffer<float>(q.b.depth * q.b.sum_step, 0.0f));
+    }
+  }
+
   T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
   double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
 
@@ -153,6 +170,8 @@ class Call {
   const int64_t m, n, d;
   const bool symmetric;
   const Positives positives;
+  bool bf16 = false;  // operands are in q
+  Contrast16 q{};
   Contrast<T> p{};
   Rows<T> a{}, b{};
 
@@ -192,6 +211,25 @@ class Call {
       case ScalarType::Half: return load_as<Half>(x, rows);
       default: STD_TORCH_CHECK(false, "the native contrastive op has float64, float32, bfloat16 and float16");
     }
+  }
+
+  void fill_bf16(const Tensor& x, const Rows<T>& from, Rows16& to, bool forward, bool as_row, bool as_column) {
+    to.depth = (d + kPanel16 - 1) / kPanel16 * kPanel16, to.padded = padded(from.size);
+    const auto bits = [&] { return own(halves, Buffer<uint16_t>(to.padded * to.depth)); };
+    to.rows = bits();
+    std::fill(to.rows + from.size * to.depth, to.rows + to.padded * to.depth, uint16_t(0));
+    to.scale = own(floats, Buffer<float>(to.padded, 0.0f));
+    if (forward) to.across = bits();
+    if (as_column) to.along = bits();
+    if (as_row) to.transposed = bits();
+    const Bf16* const data = static_cast<const Bf16*>(x.const_data_ptr());
+    const int64_t step = x.stride(0), inner = x.stride(1);
+    parallel_rows(from.size, [&](int64_t i) {
+      CLEAD_BF16_CALL(bf16_load(data + i * step, inner, from.inverse_norm[i], args.normalize, to, i, d));
+    });
+    parallel(to.padded / kStrip, [&](int64_t strip) {
+      CLEAD_BF16_CALL(bf16_pack(to, strip * kStrip, (strip + 1) * kStrip, forward, as_row, as_column));
+    });
   }
 
   template <class S>
@@ -275,6 +313,8 @@ class Call {
   std::vector<Buffer<T>> vectors;
   std::vector<Buffer<double>> wide_vectors;
   std::vector<Buffer<int32_t>> integers;
+  std::vector<Buffer<float>> floats;
+  std::vector<Buffer<uint16_t>> halves;
   std::vector<Buffer<bool>> flags;
 };
 

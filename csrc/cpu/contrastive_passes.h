@@ -21,7 +21,13 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   a.negatives = sums(call.m), a.positives = sums(call.m);
   b.negatives = sums(call.n), b.positives = sums(call.n);
   call.sum_groups();
+  if (call.bf16) call.load_bf16(false);
   call.for_each_tile(!call.symmetric, [&](int64_t i, int64_t j, T* strip) {
+    if constexpr (sizeof(T) == 4)
+      if (call.bf16) {
+        CLEAD_BF16_CALL(bf16_forward(call.p, call.q, i, j, strip));
+        return;
+      }
     CLEAD_ISA_CALL(contrast_forward(call.p, i, j, strip));
   });
   const auto both = [&](const Sums<T>& as_row, const Sums<T>& as_column, int64_t i) {
@@ -119,8 +125,17 @@ class Backward {
       b.alpha = a.alpha, b.gamma = a.gamma, b.rho = a.rho, b.shift = a.shift, b.positive_shift = a.positive_shift;
     }
     if (call.p.need_a) zeros(sums_a, a);
-    if (call.p.need_b) zeros(sums_b, b);
+    if (call.bf16)
+      call.load_bf16(true);
+    else if (call.p.need_b)
+      zeros(sums_b, b);
     call.for_each_tile(!call.p.need_b, [&](int64_t i, int64_t j, T* strip) {
+      if constexpr (sizeof(T) == 4)
+        if (call.bf16) {
+          auto* const half = reinterpret_cast<uint16_t*>(strip + (kStrip + 4) * call.p.block);
+          CLEAD_BF16_CALL(bf16_backward(call.p, call.q, i, j, strip, half));
+          return;
+        }
       CLEAD_ISA_CALL(contrast_backward(call.p, i, j, strip));
     });
   }
@@ -132,13 +147,15 @@ class Backward {
     double temperature = 0;
     if (call.p.need_a) {
       temperature = project(call.a, grad_a, [&](int64_t i, double* sum) {
-        if (call.symmetric) add(call.b.gradient_sum + i * call.p.ld, 1, sum);
+        add_sum(call.a.gradient_sum, i, sum);
+        if (call.symmetric) add_column_sum(i, sum);
         if (!grouped) add_listed(i, sum);
         if (!grouped && call.symmetric) add_transposed(transposed, i, sum);
       });
     }
     if (call.p.need_b && !call.symmetric) {
       const double other = project(call.b, grad_b, [&](int64_t j, double* sum) {
+        add_column_sum(j, sum);
         if (!grouped) add_transposed(transposed, j, sum);
       });
       if (!call.p.need_a) temperature = other;
@@ -172,6 +189,15 @@ class Backward {
 
   void add(const T* x, double factor, double* sum) const { CLEAD_ISA_CALL(contrast_add(x, factor, sum, call.d)); }
 
+  void add_sum(const T* sums, int64_t i, double* sum) const { add(sums + i * call.p.ld, 1, sum); }
+
+  // Of row j as a column; bfloat16 products sum that side transposed.
+  void add_column_sum(int64_t j, double* sum) const {
+    if (!call.bf16) return add_sum(call.b.gradient_sum, j, sum);
+    const float* const column = call.q.b.gradient_sum + j;
+    for (int64_t k = 0; k < call.d; ++k) sum[k] += static_cast<double>(column[k * call.q.b.sum_step]);
+  }
+
   void add_listed(int64_t i, double* sum) const {
     for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
       add(call.b.unit + call.positives.list[at] * call.p.ld, listed[at], sum);
@@ -191,7 +217,6 @@ class Backward {
       const Buffer<T> unwanted(call.d);
       for (int64_t i = begin; i < end; ++i) {
         std::fill(sum.data(), sum.data() + call.d, 0.0);
-        add(rows.gradient_sum + i * call.p.ld, 1, sum.data());
         more(i, sum.data());
         CLEAD_ISA_CALL(contrast_project_to(radial[i], sum.data(), factor, rows.unit + i * call.p.ld,
                                            rows.inverse_norm[i], rows.gradient[i], call.args.normalize,

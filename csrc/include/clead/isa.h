@@ -19,6 +19,15 @@ Isa isa();
 
 const char* isa_name(Isa);
 
+// How pairs of bfloat16 are multiplied, on top of Isa::avx512. Files named <stem>.bf16.cpp are compiled once for each but
+// none.
+enum class Products16 { none, avx512_bf16, amx };
+
+// The best this machine has; CLEAD_ISA=avx512_bf16 or amx asks for one, and the name of an Isa for none.
+Products16 products16();
+
+const char* products16_name(Products16);
+
 }  // namespace clead
 
 // Calls namespace::call for the instruction set in use, from inside namespace clead.

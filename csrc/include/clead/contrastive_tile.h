@@ -1,0 +1,88 @@
+// A tile of pairs, strip by strip, whatever computes the products: for *.isa.cpp and *.bf16.cpp only.
+#pragma once
+
+#include "clead/contrastive_strip.h"
+
+namespace clead {
+namespace {
+
+template <class T>
+struct Tile {
+  int64_t i0, j0, rows, columns;
+};
+
+// A very negative number where pairs are no negatives in the tile, or no pairs at all.
+template <class T>
+void leave_out(const Contrast<T>& p, const Tile<T>& t, T* strip) {
+  const int64_t padded = (t.columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    T* row = strip + r * p.block;
+    const int64_t i = t.i0 + r;
+    std::fill(row + t.columns, row + padded, kNever<T>);
+    if (p.self_offset >= 0 && i + p.self_offset >= t.j0 && i + p.self_offset < t.j0 + t.columns)
+      row[i + p.self_offset - t.j0] = kNever<T>;
+    if (p.list_start == nullptr) continue;
+    for (int64_t at = p.list_start[i]; at < p.list_start[i + 1]; ++at) {
+      const int64_t j = p.list[at] - t.j0;
+      if (j >= 0 && j < t.columns) row[j] = kNever<T>;
+    }
+  }
+}
+
+// In grouped rows the left-out pair is of its own group and got the positives' constant.
+template <class T>
+void clear_self(const Contrast<T>& p, const Tile<T>& t, T* strip) {
+  if (p.self_offset < 0 || p.list_start != nullptr) return;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const int64_t j = t.i0 + r + p.self_offset - t.j0;
+    if (j >= 0 && j < t.columns) strip[r * p.block + j] = 0;
+  }
+}
+
+template <class T, class Visit>
+void for_each_strip(const Contrast<T>& p, int64_t row_block, int64_t column_block, Visit&& visit) {
+  const int64_t j0 = column_block * p.block, columns = std::min(p.block, p.b->size - j0);
+  const int64_t end = std::min((row_block + 1) * p.block, p.a->size);
+  for (int64_t i0 = row_block * p.block; i0 < end; i0 += kStrip)
+    visit(Tile<T>{i0, j0, std::min(kStrip, end - i0), columns});
+}
+
+// dots(tile) fills the strip with c_ij.
+template <class T, class Dots>
+void forward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots) {
+  const bool both = p.symmetric && row_block != column_block;
+  const ColumnSums<T> sums{strip + kStrip * p.block, p.block};
+  sums.clear();
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    with_rules<T>(p, both, [&](auto rules) {
+      if (p.bounded)
+        forward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip, sums);
+      else
+        forward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip, sums);
+    });
+  });
+  if (both) sums.add_to(*p.b, column_block * p.block, p.bounded);
+}
+
+// spread(tile) adds the strip of gradients, times the other side's rows, to the sums of both sides.
+template <class T, class Dots, class Spread>
+void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots,
+                   Spread&& spread) {
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    with_rules<T>(p, p.symmetric, [&](auto rules) {
+      if (p.bounded)
+        backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      else
+        backward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+    });
+    clear_self(p, t, strip);
+    spread(t);
+  });
+}
+
+}  // namespace
+}  // namespace clead
