@@ -24,6 +24,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--csv", type=Path, nargs="?", const=RESULTS, metavar="DIR", help="append to DIR/<device>/<op>.csv (%(const)s)"
     )
     parser.add_argument("--impl", action="append", default=[], metavar="NAME[,NAME]", help="only these, and eager")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME[,NAME]", help="not these")
     parser.add_argument("--case", default="", metavar="TEXT", help="only cases with TEXT in their op/case")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
     parser.add_argument("--minutes", type=float, metavar="M", help="start no case after that")
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
                 clock=options.clock,
                 threads=options.threads,
                 minutes=options.minutes,
-                impls=tuple(name for names in options.impl for name in names.split(",") if name),
+                impls=_names(options.impl),
+                skip=_names(options.skip),
                 cases=options.case,
                 json=options.json,
                 csv=options.csv,
@@ -71,6 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not sound:
         print("\nerror: one of our implementations is wrong or failed, see its reason above", file=sys.stderr)
     return 0 if sound else 1
+
+
+def _names(given: list[str]) -> tuple[str, ...]:
+    return tuple(name for names in given for name in names.split(",") if name)
 
 
 if __name__ == "__main__":

@@ -215,10 +215,16 @@ PARTS = ("loss", "perturb", "similarity")
 
 
 def grid(quick: bool, cuda: bool) -> list[Case]:
-    """The cases; a run that is cut short has the first of them: the cheap ones, in ``--quick`` the telling ones."""
+    """The cases; a run that is cut short has the first of them: the cheap ones, in ``--quick`` the telling ones.
+
+    The parts take turns, each by size, so that a short run has something of all of them.
+    """
     if quick:
         return _quick()
-    return sorted(_standard(cuda), key=lambda case: (PARTS.index(case.part), case.flops("full"), case.bytes("full")))
+    cases = sorted(_standard(cuda), key=lambda case: (case.flops("full"), case.bytes("full")))
+    parts = [[case for case in cases if case.part == part] for part in PARTS]
+    turns = [(rank / len(part), case) for part in parts for rank, case in enumerate(part)]
+    return [case for _, case in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _quick() -> list[Case]:

@@ -76,21 +76,30 @@ def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
             str(site),
         ]
         wheels = [str(wheel) for wheel in sorted(options.wheels.glob("*.whl"))]
-        path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}:{site}"}
+        path = {"PYTHONPATH": search_path(site)}
         training = [*pytest, "-m", "gpu", f"--junitxml={out}/test-training.xml", "tests"]
         plan.append(Step("wheels", [*install, *wheels], 3))
         plan.append(Step("test-training", training, 10, path, skip=no_device))
     if options.minutes > 0:
-        # A first look that surely ends, then as much of the grid as fits; bench itself starts no case too late.
-        quick = min(1.0, options.minutes / 3)
-        rest = options.minutes - quick
-        plan.append(Step("bench-quick", [*bench, "--quick", *results("quick"), "--minutes", f"{quick:g}"], quick + 2))
-        plan.append(Step("bench", [*bench, *options.parts, *results("bench"), "--minutes", f"{rest:g}"], rest + 3))
+        # A first look that surely ends, the grid, and then the rival that takes longest to start, as far as it gets.
+        shares = {"bench-quick": (["--quick"], 0.15), "bench": (["--skip", "compile"], 0.5)}
+        shares["bench-compile"] = (["--impl", "compile"], 0.35)
+        for name, (flags, share) in shares.items():
+            minutes = share * options.minutes
+            command = [*bench, *options.parts, *flags, *results(name), "--minutes", f"{minutes:.3g}"]
+            plan.append(Step(name, command, minutes + 3))
     return [step for step in plan if not options.only or step.name in options.only]
 
 
 CPU_TESTS = "kernels and not gpu and not slow"
 EXPLAIN = "import sys, clead_kernels as k; print(k.build_info()); print(k.explain(device=sys.argv[1]))"
+
+
+def search_path(*more: Path) -> str:
+    """This checkout before whatever the caller's PYTHONPATH has."""
+    return os.pathsep.join(
+        [str(ROOT), str(ROOT / "kernels"), *map(str, more), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
 
 
 def marked(mark: str) -> list[str]:
@@ -106,7 +115,7 @@ def run_step(step: Step, out: Path, say: Callable[[str], None]) -> dict[str, obj
         return {"step": step.name, "state": "skipped", "reason": step.skip}
     say(f"{step.name:14} {' '.join(step.command)[:150]}")
     started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"} | step.environment
+    environment = {**os.environ, "PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"} | step.environment
     log = out / f"{step.name}.log"
     code, reason = _call(step, environment, log)
     seconds = round(time.monotonic() - started, 1)

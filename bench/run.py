@@ -38,6 +38,7 @@ class Options:
     threads: int = 1
     minutes: float | None = None
     impls: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     cases: str = ""
     json: Path | None = None
     csv: Path | None = None
@@ -135,6 +136,8 @@ def _measure(case: Case, options: Options, environment: Row, seconds: float) -> 
 def _chosen(case: Case, options: Options) -> Iterable[Contender]:
     """Those asked for, and eager always: it is the yardstick of the gate and of the ratios."""
     for contender in contenders(case):
+        if contender.impl in options.skip:
+            continue
         if not options.impls or contender.impl in (*options.impls, *RATIOS):
             yield contender
 

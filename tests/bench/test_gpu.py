@@ -113,7 +113,7 @@ def test_the_plan(tmp_path):
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
     assert "gpu and kernels" in gpu_tests and "tests/kernels/test_dispatch.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
-    assert "bench" not in {step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True)}
+    assert "bench-quick" not in {step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True)}
 
 
 def test_a_step_that_does_not_exist_is_refused(tmp_path, capsys):
