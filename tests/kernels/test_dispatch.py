@@ -64,9 +64,7 @@ def test_named_native_never_falls_back(extension):
 
 @pytest.mark.parametrize("op", dispatch.OPS)
 def test_triton_says_what_there_is_instead(op):
-    with pytest.raises(
-        NotImplementedError, match=rf"impl='triton' cannot run {op} on cuda, float64; {op} has .*refer"
-    ):
+    with pytest.raises(NotImplementedError, match=rf"impl='triton' cannot run {op} on cuda, float64; {op} has .*refer"):
         resolve(op, "triton", device="cuda", dtype=torch.float64)
 
 
