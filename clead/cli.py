@@ -162,7 +162,8 @@ def _sentence(box: str) -> str:
         if part.startswith("Perhaps you meant"):
             nearest = re.findall(r"--[\w.-]+", part)[0]
             message += f"; the nearest is {nearest}"
-    return re.sub(r"Error parsing (settings\.|options\.)?", "", message)
+    # A flag's name is wanted; a group's is not, our messages name the setting themselves.
+    return re.sub(r"^Error parsing (?:(?=--)|[\w.]*: )", "", message)
 
 
 # config.json

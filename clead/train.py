@@ -198,6 +198,8 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
     _check_impl(method, config, device)
     for name in config.evaluation.attacks:
         parse_attack(name)
+    if config.stages[0] != "pretrain" and checkpoint.latest(plan.out / "checkpoints") is None:
+        raise UserError(f"{plan.out}: the stage {config.stages[0]} needs a checkpoint of an earlier one, found none")
     if splits is None:
         splits = data.load(config.data, config.data_dir, download=config.download)
         if config.train_samples is not None:
