@@ -35,6 +35,7 @@ _RULES = {
     "ON_DEVICE": True,
     "clusters": True,
 }
+_PLAIN_DOTS = {"NORMALIZE": False, "UNIT": False, "BOUNDED": False, "THRESHOLD": 1, "TREATMENT": "eliminate"}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
@@ -44,10 +45,13 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("forward", "plain", "self"): {**_SELF, "SLOPE": False},
     ("forward", "plain", "diagonal"): {**_DIAGONAL, "SLOPE": False},
     ("forward", "rules", "self"): {**_SELF, **_RULES, "SLOPE": True},
+    ("forward", "rules", "self, clusters"): {**_SELF, "SLOPE": False, "TREATMENT": "eliminate", "clusters": True},
+    ("forward", "rules", "self, not normalised"): {**_SELF, **_PLAIN_DOTS, "SLOPE": True},
     ("backward", "plain", "self"): {**_SELF, "SIDES": "both"},
     ("backward", "plain", "anchors, diagonal"): {**_DIAGONAL, "SIDES": "own"},
     ("backward", "plain", "candidates, diagonal"): {**_DIAGONAL, "SIDES": "other"},
     ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
+    ("backward", "rules", "self, attract"): {**_SELF, **_RULES, "SIDES": "both", "TREATMENT": "attract"},
     ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
 }
 
