@@ -21,12 +21,12 @@ os.chdir(os.path.dirname(os.path.abspath(__file__)))
 CXX = os.environ.get("CXX", "g++" if shutil.which("g++") else "c++").split()
 NVCC = shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin:" + os.environ["PATH"])
 PYTHON_INCLUDE = sysconfig.get_paths()["include"]
-ISAS, BF16 = {"baseline": []}, {}  # compiled for all of them, whatever this machine has: the choice is made at run time
+ISAS = {"isa": {"baseline": []}, "bf16": {}}  # by source suffix: all are built, the choice is made at run time
 if sysconfig.get_platform().endswith("x86_64"):
     avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
     avx512 = [*avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-    ISAS = {"baseline": ["-msse4.2", "-mpopcnt"], "avx2": avx2, "avx512": avx512}
-    BF16 = {"avx512_bf16": [*avx512, "-mavx512bf16"], "amx": [*avx512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]}
+    ISAS["isa"] = {"baseline": ["-msse4.2", "-mpopcnt"], "avx2": avx2, "avx512": avx512}
+    ISAS["bf16"] = {"avx512_bf16": [*avx512, "-mavx512bf16"], "amx": [*avx512, "-mavx512bf16", "-mamx-bf16"]}
 
 
 def missing() -> str | None:
@@ -56,12 +56,9 @@ class Build(build_ext):
         codes = [(a.removesuffix("+PTX").replace(".", ""), a.endswith("+PTX")) for a in archs]
         gencode = [f"-gencode=arch=compute_{n},code=[sm_{n}{f',compute_{n}' * ptx}]" for n, ptx in codes]
         nvcc = [NVCC, *common, "-DUSE_CUDA", *gencode, "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-psabi"]
-        suffixes = {".isa.cpp": ISAS, ".bf16.cpp": BF16}
         jobs = [[*cxx, f"-DCLEAD_CUDA_ARCHS={' '.join(archs) or 'none'}", "csrc/module.cpp"]]
-        for source in sorted(glob("csrc/cpu/*.cpp")):
-            isas = next((isas for suffix, isas in suffixes.items() if source.endswith(suffix)), None)
-            jobs += [[*cxx, f"-DCLEAD_ISA={isa}", *isas[isa], source] for isa in isas or ()]
-            jobs += [[*cxx, source]] if isas is None else []
+        sets = [(source, ISAS.get(source.split(".")[-2], {"none": []})) for source in sorted(glob("csrc/cpu/*.cpp"))]
+        jobs += [[*cxx, f"-DCLEAD_ISA={isa}", *flags, source] for source, isas in sets for isa, flags in isas.items()]
         jobs += [[*nvcc, source] for source in sorted(glob("csrc/cuda/*.cu")) if archs]
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             objects = list(pool.map(compiled, jobs))

@@ -32,7 +32,8 @@ def build_info() -> dict[str, str]:
 
     Returns:
         ``compiler``, ``torch`` (version it was built against), ``isas`` (instruction sets it holds), ``isa`` (the one
-        in use here) and ``cuda`` (architectures, or ``"none"``); empty if the extension is absent.
+        in use here), ``bf16`` (what multiplies bfloat16 here: ``"none"``, ``"avx512_bf16"`` or ``"amx"``) and ``cuda``
+        (architectures, or ``"none"``); empty if the extension is absent.
     """
     return dict(_module.build_info()) if _module is not None else {}
 

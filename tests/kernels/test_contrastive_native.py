@@ -253,7 +253,8 @@ def test_huge_logits(dtype):
         tolerance = {torch.float64: 1e-12, torch.bfloat16: 2**-7}.get(dtype, 1e-3)
         ours = differentiate(door, z, z.flip(0), 0.5, normalize=False, impl="native")
         expected = differentiate(door, z, z.flip(0), 0.5, normalize=False, impl="reference")
-        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=1e-30)
+        for x, y in zip(ours, expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance / 2 * float(y.abs().max()) + 1e-30)
 
 
 def test_a_dominant_positive_keeps_full_relative_accuracy():

@@ -84,7 +84,7 @@ def child(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 @built
 def test_build_info():
     info = _native.build_info()
-    assert info.keys() == {"compiler", "torch", "isas", "isa", "cuda"}
+    assert info.keys() == {"compiler", "torch", "isas", "isa", "bf16", "cuda"}
     assert info["isa"] in info["isas"].split()
 
 
