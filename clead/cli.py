@@ -203,12 +203,32 @@ def _flags(values: dict[str, Any], default: Any, prefix: str = "") -> list[str]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f"unknown setting {prefix + key!r}; the nearest is {prefix + near!r}")
-        if is_dataclass(getattr(default, key)):
+        current = getattr(default, key)
+        if is_dataclass(current):
             if not isinstance(value, dict):
                 raise UserError(f"{prefix + key} must be an object, got {value!r}")
-            flags += _flags(value, getattr(default, key), f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            flags.append(f"--{prefix}{'' if value else 'no-'}{key}")
+            flags += _flags(value, current, f"{prefix}{key}.")
         else:
-            flags += [f"--{prefix}{key}", *map(str, value if isinstance(value, list) else [value])]
+            flags += _flag(prefix, key, value, current)
     return flags
+
+
+def _flag(prefix: str, key: str, value: Any, default: Any) -> list[str]:
+    """The flag of one setting; a value of another form than the default's would mean another flag, or none."""
+    name = prefix + key
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
+        return [f"--{prefix}{'' if value else 'no-'}{key}"]
+    if isinstance(default, tuple):
+        # What starts with a dash would be read as the next flag; no setting holds such words or negative numbers.
+        if not isinstance(value, list) or not all(_is_word(item) and not str(item).startswith("-") for item in value):
+            raise UserError(f"{name} must be a list of words or of numbers from 0, got {value!r}")
+        return [f"--{name}", *map(str, value)]
+    if value is not None and not _is_word(value):
+        raise UserError(f"{name} must be a single value, got {value!r}")
+    return [f"--{name}={value}"]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

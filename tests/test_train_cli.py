@@ -13,7 +13,7 @@ import torch
 
 import clead
 from clead import train
-from clead.cli import plans
+from clead.cli import config_values, plans, read_config
 from clead.data import cifar10
 from clead.engine import checkpoint, loop
 from clead.engine.run import RunFolder
@@ -221,6 +221,12 @@ def test_a_config_with_an_unknown_or_impossible_value_names_the_file(tmp_path, c
         ({"attack": {"eps": -1}}, "attack.eps must be at least 0"),
         ({"attack": 3}, "attack must be an object, got 3"),
         ({"epochs": "many"}, "--epochs"),
+        ({"download": "--help"}, "download must be true or false, got '--help'"),
+        ({"attack": {"random_start": 1}}, "attack.random_start must be true or false, got 1"),
+        ({"evaluation": {"attacks": True}}, "evaluation.attacks must be a list"),
+        ({"evaluation": {"attacks": ["fgsm", "--help"]}}, "evaluation.attacks must be a list"),
+        ({"evaluation": {"eps": ["--epochs=3"]}}, "evaluation.eps must be a list"),
+        ({"seed": [1]}, "seed must be a single value, got [1]"),
     ]:
         file.write_text(json.dumps({"schema": 1, "method": "clead", "recipe": "", "values": values}))
         assert status(["--config", str(file)]) == 2
@@ -243,6 +249,16 @@ def test_fractions_seeds_sweeps_and_configs(tmp_path, finished):
     assert len({p.out for p in swept}) == 4
     (again,) = plans(["--config", str(finished / "config.json"), "--out", str(tmp_path / "x")])
     assert again.config == plans(["clead", *TINY])[0].config
+
+
+def test_every_setting_survives_its_config_file(tmp_path):
+    flags = ["--data-dir=-odd name", "--download", "--attack.no-random-start", "--stages", "pretrain", "--compare"]
+    flags += ["--evaluation.attacks", "--evaluation.samples", "7", "--encoder.bn.branches", "clean", "adv"]
+    (plan,) = plans(["clead", *flags, "--encoder.bn.evaluation-branch", "adv", "--attack.eps", "8/255"])
+    file = tmp_path / "config.json"
+    saved = {"schema": 1, "method": "clead", "recipe": plan.recipe, "values": config_values(plan.config)}
+    file.write_text(json.dumps(saved))
+    assert read_config(file) == ("clead", "clead_digits", plan.config)
 
 
 def test_list_names_every_method(capsys):
