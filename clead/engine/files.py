@@ -44,7 +44,7 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a file, found none") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, found {error}") from error
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__

@@ -64,7 +64,11 @@ class RunFolder:
         self._lock = lock
 
     def __enter__(self) -> RunFolder:
-        self._set_state("running")
+        try:
+            self._set_state("running")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -99,7 +103,12 @@ class RunFolder:
     def stages(self) -> list[str]:
         """Stages that are finished."""
         file = self.path / "run.json"
-        return list(read_json(file, schema=SCHEMA)["stages"]) if file.exists() else []
+        if not file.exists():
+            return []
+        stages = read_json(file, schema=SCHEMA).get("stages")
+        if not isinstance(stages, list) or not all(stage in STAGES for stage in stages):
+            raise UserError(f"{file}: expected under stages a list of {', '.join(STAGES)}, found {stages!r}")
+        return stages
 
     def finish_stage(self, stage: str) -> None:
         """Record that ``stage`` is finished."""
@@ -137,15 +146,20 @@ class RunFolder:
             self._metrics.close()
             self._metrics = None
         kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        lines = [line for line in file.read_bytes().split(b"\n") if line.strip()]
+        for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
-            except ValueError:
-                continue  # the line a crash cut short
-            position = (STAGES.index(entry["stage"]), entry["step"])
-            if position <= (STAGES.index(stage), step):
-                kept.append(line + "\n")
-        write_atomic(file, "".join(kept).encode())
+                early = (STAGES.index(entry["stage"]), entry["step"]) <= (STAGES.index(stage), step)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if number == len(lines):
+                    continue  # the line a crash cut short
+                raise UserError(
+                    f"{file}: expected an object with stage and step on line {number}, found {line[:40]!r}"
+                ) from error
+            if early:
+                kept.append(line + b"\n")
+        write_atomic(file, b"".join(kept))
 
     # results
 

@@ -60,6 +60,28 @@ def test_rewinding_forgets_later_steps_and_the_line_a_crash_cut(tmp_path):
         assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"stage": "foo", "step": 1}', '{"stage": "pretrain", "step": "1"}', "\xff"]
+)
+def test_a_damaged_line_of_the_metrics_is_named(line, tmp_path):
+    with create(tmp_path / "run") as folder:
+        file = folder.path / "metrics.jsonl"
+        file.write_bytes(line.encode("latin1") + b'\n{"stage": "pretrain", "step": 2}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl: expected an object with stage and step on line 1"):
+            folder.rewind_metrics("pretrain", 2)
+
+
+@pytest.mark.parametrize("stages", ["", ', "stages": 3', ', "stages": ["pretain"]', ', "stages": [[]]'])
+def test_a_damaged_state_is_named(stages, tmp_path):
+    create(tmp_path / "run").close()
+    (tmp_path / "run" / "run.json").write_text(f'{{"schema": 1, "state": "done"{stages}}}')
+    with (
+        pytest.raises(UserError, match=r"run\.json: expected under stages a list"),
+        create(tmp_path / "run", resume=True),
+    ):
+        pass
+
+
 def test_a_result_with_the_same_key_replaces_the_older_one(tmp_path):
     from clead.engine.results import make_row
 
