@@ -53,7 +53,13 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder; renamed first, so that an interruption leaves no half-deleted folder under its name."""
+    """Delete a folder; renamed first, so that an interruption leaves no half-deleted folder under its name.
+
+    Of a link to a folder, only the link.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
     grave = path.with_name(f".tmp-old-{path.name}")
     shutil.rmtree(grave, ignore_errors=True)
     path.rename(grave)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +47,11 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder._acquire()
+        for leftover in list(path.rglob(".tmp-*")):  # of a process that was killed while it wrote
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         if used and overwrite:
             for child in path.iterdir():
                 if child.is_dir():

@@ -41,6 +41,27 @@ def test_a_run_folder_in_use_is_refused(tmp_path):
     create(tmp_path / "run", resume=True).close()
 
 
+def test_claiming_a_folder_removes_what_a_killed_process_left(tmp_path):
+    path = tmp_path / "run"
+    create(path).close()
+    for leftover in (".tmp-run.json", "checkpoints/.tmp-pretrain-00000009/.tmp-meta.json", "figures/.tmp-x-1.png"):
+        (path / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (path / leftover).write_text("half")
+    create(path, resume=True).close()
+    assert list(path.rglob(".tmp-*")) == []
+    assert (path / "checkpoints").is_dir()
+
+
+def test_overwriting_removes_a_link_but_not_what_it_points_to(tmp_path):
+    path, elsewhere = tmp_path / "run", tmp_path / "large disk"
+    create(path).close()
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (path / "checkpoints").symlink_to(elsewhere)
+    create(path, overwrite=True).close()
+    assert not (path / "checkpoints").exists() and (elsewhere / "precious").exists()
+
+
 def test_a_failed_run_says_so(tmp_path):
     with pytest.raises(ValueError, match="boom"), create(tmp_path / "run"):
         raise ValueError("boom")
