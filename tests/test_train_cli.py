@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,20 @@ def test_running_again_is_refused_and_resuming_a_finished_run_does_nothing(finis
     train.main(["clead", "--resume", "--out", str(finished)])
     assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
     assert "ce, no defence" in capsys.readouterr().out
+
+
+def test_resuming_with_another_evaluation_measures_what_changed(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "moved")
+    changed = ["--compare", "--evaluation.samples", "30", "--evaluation.eps", "0.05", "0.1", "--evaluation.attacks", "pgd20"]
+    train.main(["clead", "--resume", "--out", str(out), *changed, "--evaluation.sweep-eps", "0.15"])
+    seen = {(r["model"], r["name"], r["eps"]): (r["samples"], r["flags"]) for r in rows(out)}
+    assert len(rows(out)) == len(rows(finished))
+    assert seen["trained", "clean", None] == seen["trained", "pgd20", 0.05] == seen["trained", "pgd20", 0.1] == (30, [])
+    assert seen["trained", "pgd20", 0.15] == (30, ["sweep"])
+    assert seen["trained", "cw", 0.1] == (40, [])  # not asked for: left as it was
+    assert {row["run"] for row in rows(out)} == {"moved"}
+    _, _, config = read_config(out / "config.json")
+    assert (config.evaluation.samples, config.epochs) == (30, 2)
 
 
 def test_resuming_with_other_settings_is_refused(finished, capsys):

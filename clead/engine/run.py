@@ -96,6 +96,11 @@ class RunFolder:
     # config and environment
 
     @property
+    def name(self) -> str:
+        """The folder's own name, also where the path to it is ``.`` or a link."""
+        return self.path.resolve().name
+
+    @property
     def config_file(self) -> Path:
         """``config.json``."""
         return self.path / "config.json"
@@ -127,9 +132,10 @@ class RunFolder:
         write_json(self.path / "run.json", {"schema": SCHEMA, "state": state, "stages": stages})
 
     def write_config(self, method: str, recipe: str, values: dict[str, Any]) -> None:
-        """Write ``config.json`` and ``env.json``."""
+        """Write ``config.json``, and ``env.json`` where there is none: it tells where the training was begun."""
+        if not (self.path / "env.json").exists():
+            write_json(self.path / "env.json", {"schema": SCHEMA, **environment()})
         write_json(self.config_file, {"schema": SCHEMA, "method": method, "recipe": recipe, "values": values})
-        write_json(self.path / "env.json", {"schema": SCHEMA, **environment()})
 
     # metrics
 
@@ -171,8 +177,8 @@ class RunFolder:
 
     @property
     def results(self) -> list[Row]:
-        """All rows so far."""
-        return read_results(self.path / "results.json")
+        """All rows so far, under the name that the folder has now."""
+        return [{**row, "run": self.name} for row in read_results(self.path / "results.json")]
 
     def add_results(self, rows: list[Row]) -> None:
         """Add rows; one with the key of an older row replaces it."""
