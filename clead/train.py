@@ -324,10 +324,14 @@ def list_methods(console: Console) -> None:
 def main(argv: list[str]) -> None:
     """The command."""
     console = report.output_console()
-    if "--list" in argv:
+    if "--list" in argv or argv[:1] in (["--help"], ["-h"]):
         list_methods(console)
+        if "--list" not in argv:
+            report.emit(console, "", "python -m clead.train METHOD trains one; METHOD --help shows its settings.")
         return
     todo = plans(argv)
+    for plan in todo:  # all of them before the first is trained
+        RunFolder.check(plan.out, resume=plan.resume, overwrite=plan.overwrite)
     progress = Progress(console)
     for plan in todo:
         run(plan, progress)

@@ -37,13 +37,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, *, resume: bool, overwrite: bool) -> RunFolder:
         """Claim ``path``; an existing run needs ``resume`` or ``overwrite``."""
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: expected a folder for the run, found a file")
-        used = path.is_dir() and any(path.iterdir())
-        if used and not (path / "config.json").is_file() and not (path / ".lock").is_file():
-            raise UserError(f"{path}: expected an empty folder or a run folder, found other files")
-        if used and not (resume or overwrite):
-            raise UserError(f"{path}: the run folder exists; pass --resume, --overwrite or another --out")
+        used = cls.check(path, resume=resume, overwrite=overwrite)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder._acquire()
@@ -59,6 +53,18 @@ class RunFolder:
                 elif child.name != ".lock":
                     child.unlink()
         return folder
+
+    @staticmethod
+    def check(path: Path, *, resume: bool, overwrite: bool) -> bool:
+        """Refuse a ``path`` that ``create`` would; returns whether there is a run in it."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: expected a folder for the run, found a file")
+        used = path.is_dir() and any(path.iterdir())
+        if used and not (path / "config.json").is_file() and not (path / ".lock").is_file():
+            raise UserError(f"{path}: expected an empty folder or a run folder, found other files")
+        if used and not (resume or overwrite):
+            raise UserError(f"{path}: the run folder exists; pass --resume, --overwrite or another --out")
+        return used
 
     def _acquire(self) -> None:
         lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the run ends
