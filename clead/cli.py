@@ -36,17 +36,22 @@ class Plan:
 def plans(argv: Sequence[str]) -> list[Plan]:
     """The runs that a ``clead.train`` command line asks for."""
     named, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    method, recipe, default = _starting_point(named, _first_look(args))
+    seen = _first_look(args)
+    method, recipe, default = _starting_point(named, seen)
     _, options = _parse(method, default, args)
     todo = []
     for extra, suffix in _variants(options):
         config, _ = _parse(method, default, [*args, *extra])
         out = _run_folder(method, config, suffix, options)
         if options.resume and (out / "config.json").is_file():
-            saved_method, recipe, saved = read_config(out / "config.json")
+            saved_method, saved_recipe, saved = read_config(out / "config.json")
             if saved_method != method:
                 raise UserError(f"{out}: expected a run of {method!r} to resume, found one of {saved_method!r}")
-            config, _ = _parse(method, saved, [*args, *extra])
+            if seen.recipe is None and seen.config is None:  # otherwise all settings were named, and must fit
+                recipe = saved_recipe
+                config, _ = _parse(method, saved, [*args, *extra])
+        if any(out == other.out for other in todo):
+            raise UserError(f"--seeds and --sweep must give every run another folder, got {out} twice")
         todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite))
     return todo
 
@@ -58,6 +63,10 @@ def _variants(options: RunOptions) -> list[tuple[list[str], str]]:
         name, _, values = options.sweep.partition("=")
         if not name or not values:
             raise UserError(f"--sweep must be field=value,value, got {options.sweep!r}")
+        # The recipe, which holds all other settings, is chosen once; and what to do with a run is none of its settings.
+        fixed = {"recipe", "config", "list", "data", *(field.name for field in fields(RunOptions))}
+        if name.replace("-", "_") in fixed:
+            raise UserError(f"--sweep must name a setting other than {name}, got {options.sweep!r}")
         variants = [([f"--{name}", value], f"-{name}={value.replace('/', '_')}") for value in values.split(",")]
     if options.seeds is not None:
         variants = [([*flags, "--seed", f"{n}"], f"{suffix}-s{n}") for flags, suffix in variants for n in options.seeds]
@@ -65,8 +74,12 @@ def _variants(options: RunOptions) -> list[tuple[list[str], str]]:
 
 
 def _run_folder(method: str, config: TrainConfig, suffix: str, options: RunOptions) -> Path:
-    if options.out is not None:
+    if options.out is not None and suffix:
+        if not options.out.name:
+            raise UserError(f"--out must name a folder to which {suffix} can be added, got {options.out}")
         return options.out.with_name(options.out.name + suffix)
+    if options.out is not None:
+        return options.out
     swept = suffix.removesuffix(f"-s{config.seed}")
     return Path("runs") / f"{method}-{config.data}{swept}-s{config.seed}"
 
@@ -203,12 +216,32 @@ def _flags(values: dict[str, Any], default: Any, prefix: str = "") -> list[str]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f"unknown setting {prefix + key!r}; the nearest is {prefix + near!r}")
-        if is_dataclass(getattr(default, key)):
+        current = getattr(default, key)
+        if is_dataclass(current):
             if not isinstance(value, dict):
                 raise UserError(f"{prefix + key} must be an object, got {value!r}")
-            flags += _flags(value, getattr(default, key), f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            flags.append(f"--{prefix}{'' if value else 'no-'}{key}")
+            flags += _flags(value, current, f"{prefix}{key}.")
         else:
-            flags += [f"--{prefix}{key}", *map(str, value if isinstance(value, list) else [value])]
+            flags += _flag(prefix, key, value, current)
     return flags
+
+
+def _flag(prefix: str, key: str, value: Any, default: Any) -> list[str]:
+    """The flag of one setting; a value of another form than the default's would mean another flag, or none."""
+    name = prefix + key
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
+        return [f"--{prefix}{'' if value else 'no-'}{key}"]
+    if isinstance(default, tuple):
+        # What starts with a dash would be read as the next flag; no setting holds such words or negative numbers.
+        if not isinstance(value, list) or not all(_is_word(item) and not str(item).startswith("-") for item in value):
+            raise UserError(f"{name} must be a list of words or of numbers from 0, got {value!r}")
+        return [f"--{name}", *map(str, value)]
+    if value is not None and not _is_word(value):
+        raise UserError(f"{name} must be a single value, got {value!r}")
+    return [f"--{name}={value}"]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ def parse_real(text: str) -> float:
     """A float written as a decimal or as a fraction: ``0.03`` or ``8/255``."""
     try:
         value = float(Fraction(text)) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"expected a number such as 0.03 or 8/255, got {text!r}") from error
     if not math.isfinite(value):
         raise UserError(f"expected a finite number, got {text!r}")
@@ -227,7 +227,8 @@ class TrainConfig:
         require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
         require(self.train_samples is None or self.train_samples > 0, "train_samples", "above 0", self.train_samples)
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
-        require(self.threads >= 0, "threads", "at least 0", self.threads)
+        # torch takes any number and dies of it.
+        require(0 <= self.threads <= 1024, "threads", "in [0, 1024]", self.threads)
         require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
         order = [STAGES.index(stage) for stage in self.stages]
         require(order == sorted(set(order)) and order != [], "stages", f"a subsequence of {STAGES}", self.stages)

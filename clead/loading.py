@@ -10,6 +10,7 @@ from clead.cli import read_config
 from clead.config import TrainConfig
 from clead.data import Splits
 from clead.engine import checkpoint
+from clead.engine.checkpoint import Checkpoint
 from clead.errors import UserError
 from clead.methods import Method, find_method
 from clead.models import LinearHead, Model, build_encoder
@@ -28,6 +29,19 @@ class InputSpec:
     def of(cls, splits: Splits) -> InputSpec:
         """The specification of a data set."""
         return cls(splits.in_channels, splits.num_classes, tuple(splits.mean), tuple(splits.std))
+
+    @classmethod
+    def of_checkpoint(cls, saved: Checkpoint) -> InputSpec:
+        """The specification that ``model_meta`` put into a checkpoint."""
+        values = saved.meta["model"].get("input")
+        try:
+            mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+            return cls(int(values["in_channels"]), int(values["num_classes"]), mean, std)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{saved.path / 'meta.json'}: expected under model the input's channels, classes, mean and std, "
+                f"found {values!r:.60}"
+            ) from error
 
 
 def build_model(method: Method[Any], spec: InputSpec) -> Model:
@@ -68,13 +82,9 @@ def load(run: str | Path, *, stage: str | None = None) -> Model:
     if path is None:
         raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{f' of {stage}' if stage else ''}, found none")
     saved = checkpoint.load(path)
-    values = saved.meta["model"]["input"]
-    spec = InputSpec(values["in_channels"], values["num_classes"], tuple(values["mean"]), tuple(values["std"]))
+    spec = InputSpec.of_checkpoint(saved)
     model = build_model(find_method(method_name)(config), spec)
     if "classifier" not in model.heads and any(key.startswith("heads.classifier.") for key in saved.weights):
         model.heads["classifier"] = LinearHead(model.encoder.feature_dim, spec.num_classes)
-    try:
-        model.load_state_dict(saved.weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path / 'weights.safetensors'}: {' '.join(str(error).split())}") from error
+    saved.load_weights(model)
     return model.eval()

@@ -116,7 +116,7 @@ def evaluate(session: Session) -> None:
     config, model = session.config, session.model
     if "classifier" not in model.heads:
         raise UserError(f"{session.folder.path}: evaluate needs a classifier; run the stage linear_eval first")
-    there = {row_key(row) for row in session.folder.results}
+    there = {_identity(row) for row in session.folder.results}
     with _evaluation_display(session) as advance:
         rows = attack_suite(
             model,
@@ -126,21 +126,28 @@ def evaluate(session: Session) -> None:
             seed=config.seed,
             impl=config.impl,
             key={
-                "run": session.folder.path.name,
+                "run": session.folder.name,
                 "model": session.label,
                 "protocol": "end_to_end" if session.method.labelled else "linear_eval",
                 "dataset": config.data,
                 "split": "test",
             },
-            done=lambda key: row_key(key) in there,
+            done=lambda row: _identity(row) in there,
             on_batch=advance,
         )
+        new = False
         for row in rows:
+            new = True
             session.folder.add_results([row])
             at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
             session.progress.note(f"evaluate {session.label:<10} {row['name']}{at}: {row['accuracy']:.1%}")
-    if len(session.folder.results) > len(there):
+    if new:
         save_examples(session)
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row that is there already must agree in to be kept when an evaluation is resumed."""
+    return (*row_key(row), row.get("samples"), "sweep" in (row.get("flags") or ()))
 
 
 @contextmanager
@@ -258,7 +265,7 @@ def _compare(session: Session, name: Comparison, splits: Splits) -> None:
     out = session.folder.path / "comparisons" / name
     out.parent.mkdir(exist_ok=True)
     folder = run(replace(plan, out=out, resume=True, overwrite=False), session.progress, label=name, splits=splits)
-    session.folder.add_results([{**row, "run": session.folder.path.name} for row in folder.results])
+    session.folder.add_results([{**row, "run": session.folder.name} for row in folder.results])
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -279,13 +286,17 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
 
 def _write_or_check_config(plan: Plan, folder: RunFolder) -> None:
     values = config_values(plan.config)
-    if not folder.config_file.exists():
-        folder.write_config(plan.method, plan.recipe, values)
-        return
-    _, _, saved = read_config(folder.config_file)
-    for key, value in config_values(saved).items():
-        if key not in _MAY_CHANGE and value != values[key]:
-            raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
+    if folder.config_file.exists():
+        _, _, config = read_config(folder.config_file)
+        saved = config_values(config)
+        for key, value in saved.items():
+            if key not in _MAY_CHANGE and value != values[key]:
+                raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
+        # What was trained and where stays as it was; what is measured is what was asked for last.
+        values = saved | {key: values[key] for key in ("evaluation", "compare")}
+        if values == saved:
+            return
+    folder.write_config(plan.method, plan.recipe, values)
 
 
 def show(todo: list[Plan], console: Console) -> None:
@@ -313,10 +324,14 @@ def list_methods(console: Console) -> None:
 def main(argv: list[str]) -> None:
     """The command."""
     console = report.output_console()
-    if "--list" in argv:
+    if "--list" in argv or argv[:1] in (["--help"], ["-h"]):
         list_methods(console)
+        if "--list" not in argv:
+            report.emit(console, "", "python -m clead.train METHOD trains one; METHOD --help shows its settings.")
         return
     todo = plans(argv)
+    for plan in todo:  # all of them before the first is trained
+        RunFolder.check(plan.out, resume=plan.resume, overwrite=plan.overwrite)
     progress = Progress(console)
     for plan in todo:
         run(plan, progress)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 
 import clead
 from clead import train
-from clead.cli import plans
+from clead.cli import config_values, plans, read_config
 from clead.data import cifar10
 from clead.engine import checkpoint, loop
 from clead.engine.run import RunFolder
@@ -86,9 +87,51 @@ def test_running_again_is_refused_and_resuming_a_finished_run_does_nothing(finis
     assert "ce, no defence" in capsys.readouterr().out
 
 
-def test_resuming_with_other_settings_is_refused(finished, capsys):
+def test_resuming_with_another_evaluation_measures_what_changed(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "moved")
+    changed = [
+        "--compare",
+        "--evaluation.samples",
+        "30",
+        "--evaluation.eps",
+        "0.05",
+        "0.1",
+        "--evaluation.attacks",
+        "pgd20",
+    ]
+    train.main(["clead", "--resume", "--out", str(out), *changed, "--evaluation.sweep-eps", "0.15"])
+    seen = {(r["model"], r["name"], r["eps"]): (r["samples"], r["flags"]) for r in rows(out)}
+    assert len(rows(out)) == len(rows(finished))
+    assert seen["trained", "clean", None] == seen["trained", "pgd20", 0.05] == seen["trained", "pgd20", 0.1] == (30, [])
+    assert seen["trained", "pgd20", 0.15] == (30, ["sweep"])
+    assert seen["trained", "cw", 0.1] == (40, [])  # not asked for: left as it was
+    assert {row["run"] for row in rows(out)} == {"moved"}
+    _, _, config = read_config(out / "config.json")
+    assert (config.evaluation.samples, config.epochs) == (30, 2)
+
+
+def test_resuming_with_other_settings_is_refused(finished, tmp_path, capsys):
     assert status(["clead", "--resume", "--out", str(finished), "--attack.eps", "0.2"]) == 2
     assert "cannot resume with attack" in one_line(capsys)
+    for start in (["clead", "--recipe", "clead_digits"], ["--config", str(other_epochs(tmp_path, finished))]):
+        assert status([*start, "--resume", "--out", str(finished)]) == 2
+        assert "cannot resume with" in one_line(capsys)
+    train.main(["clead", "--recipe", "clead_digits", *TINY, "--resume", "--out", str(finished)])
+
+
+def other_epochs(folder, run):
+    saved = json.loads((run / "config.json").read_text())
+    saved["values"]["epochs"] += 1
+    (folder / "other.json").write_text(json.dumps(saved))
+    return folder / "other.json"
+
+
+def test_a_folder_in_the_way_is_found_before_the_first_of_several_runs(tmp_path, capsys):
+    (tmp_path / "run-s1").mkdir()
+    (tmp_path / "run-s1" / "thesis.tex").touch()
+    assert status(["clead", *TINY, "--seeds", "0,1", "--out", str(tmp_path / "run")]) == 2
+    assert "run-s1: expected an empty folder or a run folder" in one_line(capsys)
+    assert not (tmp_path / "run-s0").exists()
 
 
 @pytest.mark.parametrize("method", ["clead", "simclr", "ce", "pgd_at"])
@@ -165,9 +208,16 @@ def one_line(capsys):
         (["clead", "--data", "cifar10", "--data-dir", "/nonexistent"], "/nonexistent"),
         (["clead", "--seeds", "0,x"], "expected integers such as 0,1,2, got '0,x'"),
         (["clead", "--sweep", "attack.eps"], "--sweep must be field=value,value"),
+        (["clead", "--sweep", "out=a,b"], "--sweep must name a setting other than out"),
+        (["clead", "--sweep", "data=digits,cifar10"], "--sweep must name a setting other than data"),
+        (["clead", "--sweep", "attack.eps=0.1,0.1"], "got runs/clead-digits-attack.eps=0.1-s0 twice"),
+        (["clead", "--seeds", "1,1"], "got runs/clead-digits-s1 twice"),
+        (["clead", "--seeds", "0,1", "--out", "."], "--out must name a folder to which -s0 can be added, got ."),
+        (["clead", "--attack.eps", "1" + 400 * "0" + "/1"], "--attack.eps: expected a number such as"),
+        (["clead", "--threads", "100000"], "threads must be in [0, 1024], got 100000"),
         (["clead", "--config", "/nonexistent.json"], "/nonexistent.json: expected a file, found none"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(argv, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -221,6 +271,12 @@ def test_a_config_with_an_unknown_or_impossible_value_names_the_file(tmp_path, c
         ({"attack": {"eps": -1}}, "attack.eps must be at least 0"),
         ({"attack": 3}, "attack must be an object, got 3"),
         ({"epochs": "many"}, "--epochs"),
+        ({"download": "--help"}, "download must be true or false, got '--help'"),
+        ({"attack": {"random_start": 1}}, "attack.random_start must be true or false, got 1"),
+        ({"evaluation": {"attacks": True}}, "evaluation.attacks must be a list"),
+        ({"evaluation": {"attacks": ["fgsm", "--help"]}}, "evaluation.attacks must be a list"),
+        ({"evaluation": {"eps": ["--epochs=3"]}}, "evaluation.eps must be a list"),
+        ({"seed": [1]}, "seed must be a single value, got [1]"),
     ]:
         file.write_text(json.dumps({"schema": 1, "method": "clead", "recipe": "", "values": values}))
         assert status(["--config", str(file)]) == 2
@@ -245,10 +301,22 @@ def test_fractions_seeds_sweeps_and_configs(tmp_path, finished):
     assert again.config == plans(["clead", *TINY])[0].config
 
 
-def test_list_names_every_method(capsys):
-    train.main(["--list"])
+def test_every_setting_survives_its_config_file(tmp_path):
+    flags = ["--data-dir=-odd name", "--download", "--attack.no-random-start", "--stages", "pretrain", "--compare"]
+    flags += ["--evaluation.attacks", "--evaluation.samples", "7", "--encoder.bn.branches", "clean", "adv"]
+    (plan,) = plans(["clead", *flags, "--encoder.bn.evaluation-branch", "adv", "--attack.eps", "8/255"])
+    file = tmp_path / "config.json"
+    saved = {"schema": 1, "method": "clead", "recipe": plan.recipe, "values": config_values(plan.config)}
+    file.write_text(json.dumps(saved))
+    assert read_config(file) == ("clead", "clead_digits", plan.config)
+
+
+@pytest.mark.parametrize("flag", ["--list", "--help", "-h"])
+def test_list_and_help_name_every_method(flag, capsys):
+    train.main([flag])
     out = capsys.readouterr().out
     assert all(name in out for name in ("ce", "clead", "pgd_at", "simclr"))
+    assert flag == "--list" or "METHOD --help" in out
 
 
 def command(*argv, **options):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from clead.config import STAGES
 from clead.engine.files import read_json, remove_tree, write_json, write_synced
@@ -33,7 +33,7 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        meta: stage, step, epoch, complete (the stage is finished), model (what is needed to build it).
+        meta: stage, step, epoch, model (what is needed to build it).
         weights: state dict of the model, on the CPU.
         state: optimiser state and whatever else training continues from.
     """
@@ -43,10 +43,17 @@ class Checkpoint:
     weights: dict[str, Tensor]
     state: dict[str, Any]
 
+    def load_weights(self, model: nn.Module) -> None:
+        """Copy the weights into ``model``; a UserError says what of it they do not fit."""
+        try:
+            model.load_state_dict(self.weights, strict=True)
+        except RuntimeError as error:
+            raise UserError(f"{self.path / 'weights.safetensors'}: {' '.join(str(error).split())}") from error
+
 
 def save(folder: Path, meta: dict[str, Any], weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
     """Write a checkpoint into ``folder`` (a run's ``checkpoints``) and drop all but the last two of its stage."""
-    name = f"{meta['stage']}-{meta['step']:08d}"
+    name = _name(meta)
     final, temporary = folder / name, folder / f".tmp-{name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -83,7 +90,7 @@ def latest(folder: Path, stage: str | None = None) -> Path | None:
 
 def load(path: Path) -> Checkpoint:
     """Read and verify a checkpoint; a UserError names the file that is missing, truncated or altered."""
-    meta = read_json(path / "meta.json", schema=SCHEMA)
+    meta = _read_meta(path)
     for part, expected in meta["sha256"].items():
         file = path / part
         if not file.is_file():
@@ -93,6 +100,24 @@ def load(path: Path) -> Checkpoint:
             raise UserError(f"{file}: expected sha256 {expected[:12]}…, found {found[:12]}… (truncated or altered)")
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     return Checkpoint(path, meta, load_file(path / "weights.safetensors"), state)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    file = path / "meta.json"
+    meta = read_json(file, schema=SCHEMA)
+    for key, kind in (("stage", str), ("step", int), ("epoch", int), ("model", dict), ("sha256", dict)):
+        if type(meta.get(key)) is not kind:
+            raise UserError(f"{file}: expected {key} to be of the type {kind.__name__}, found {meta.get(key)!r:.60}")
+    if _name(meta) != path.name:
+        raise UserError(f"{file}: expected the stage and the step of {path.name}, found {_name(meta)}")
+    digests = meta["sha256"]
+    if set(digests) != {"weights.safetensors", "state.pt"} or not all(isinstance(it, str) for it in digests.values()):
+        raise UserError(f"{file}: expected the sha256 of weights.safetensors and state.pt, found {digests!r:.60}")
+    return meta
+
+
+def _name(meta: dict[str, Any]) -> str:
+    return f"{meta['stage']}-{meta['step']:08d}"
 
 
 def _of_stage(folder: Path, stage: str) -> list[Path]:

@@ -44,7 +44,7 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a file, found none") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, found {error}") from error
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
@@ -53,7 +53,13 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder; renamed first, so that an interruption leaves no half-deleted folder under its name."""
+    """Delete a folder; renamed first, so that an interruption leaves no half-deleted folder under its name.
+
+    Of a link to a folder, only the link.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
     grave = path.with_name(f".tmp-old-{path.name}")
     shutil.rmtree(grave, ignore_errors=True)
     path.rename(grave)

@@ -114,9 +114,13 @@ def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> 
     if path is None:
         return 0
     saved = checkpoint.load(path)
-    task.model.load_state_dict(saved.weights)
+    epoch, step = int(saved.meta["epoch"]), saved.meta["step"]
+    if epoch * task.steps_per_epoch != step:
+        expected = f"the step {epoch * task.steps_per_epoch} for epoch {epoch}"
+        raise UserError(f"{path / 'meta.json'}: expected {expected}, found {step}")
+    saved.load_weights(task.model)
     optimizer.load_state_dict(saved.state["optimizer"])
-    return int(saved.meta["epoch"])
+    return epoch
 
 
 def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clead.engine.files import read_json, write_json
+from clead.errors import UserError
 
 SCHEMA = 1
 KEY = (
@@ -69,7 +70,15 @@ def wilson(correct: int, samples: int) -> tuple[float, float]:
 
 def read_results(path: Path) -> list[Row]:
     """The rows of a ``results.json``; none when the file does not exist yet."""
-    return read_json(path, schema=SCHEMA)["results"] if path.exists() else []
+    if not path.exists():
+        return []
+    rows = read_json(path, schema=SCHEMA).get("results")
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list under results, found {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict) or any(isinstance(value, (list, dict)) for value in row_key(row)):
+            raise UserError(f"{path}: expected row {index} to be an object with plain key fields, found {row!r:.60}")
+    return rows
 
 
 def write_results(path: Path, rows: list[Row]) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import IO, Any
@@ -36,16 +37,15 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, *, resume: bool, overwrite: bool) -> RunFolder:
         """Claim ``path``; an existing run needs ``resume`` or ``overwrite``."""
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: expected a folder for the run, found a file")
-        used = path.is_dir() and any(path.iterdir())
-        if used and not (path / "config.json").is_file() and not (path / ".lock").is_file():
-            raise UserError(f"{path}: expected an empty folder or a run folder, found other files")
-        if used and not (resume or overwrite):
-            raise UserError(f"{path}: the run folder exists; pass --resume, --overwrite or another --out")
+        used = cls.check(path, resume=resume, overwrite=overwrite)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder._acquire()
+        for leftover in list(path.rglob(".tmp-*")):  # of a process that was killed while it wrote
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         if used and overwrite:
             for child in path.iterdir():
                 if child.is_dir():
@@ -53,6 +53,18 @@ class RunFolder:
                 elif child.name != ".lock":
                     child.unlink()
         return folder
+
+    @staticmethod
+    def check(path: Path, *, resume: bool, overwrite: bool) -> bool:
+        """Refuse a ``path`` that ``create`` would; returns whether there is a run in it."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: expected a folder for the run, found a file")
+        used = path.is_dir() and any(path.iterdir())
+        if used and not (path / "config.json").is_file() and not (path / ".lock").is_file():
+            raise UserError(f"{path}: expected an empty folder or a run folder, found other files")
+        if used and not (resume or overwrite):
+            raise UserError(f"{path}: the run folder exists; pass --resume, --overwrite or another --out")
+        return used
 
     def _acquire(self) -> None:
         lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the run ends
@@ -64,7 +76,11 @@ class RunFolder:
         self._lock = lock
 
     def __enter__(self) -> RunFolder:
-        self._set_state("running")
+        try:
+            self._set_state("running")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -86,6 +102,11 @@ class RunFolder:
     # config and environment
 
     @property
+    def name(self) -> str:
+        """The folder's own name, also where the path to it is ``.`` or a link."""
+        return self.path.resolve().name
+
+    @property
     def config_file(self) -> Path:
         """``config.json``."""
         return self.path / "config.json"
@@ -99,7 +120,12 @@ class RunFolder:
     def stages(self) -> list[str]:
         """Stages that are finished."""
         file = self.path / "run.json"
-        return list(read_json(file, schema=SCHEMA)["stages"]) if file.exists() else []
+        if not file.exists():
+            return []
+        stages = read_json(file, schema=SCHEMA).get("stages")
+        if not isinstance(stages, list) or not all(stage in STAGES for stage in stages):
+            raise UserError(f"{file}: expected under stages a list of {', '.join(STAGES)}, found {stages!r}")
+        return stages
 
     def finish_stage(self, stage: str) -> None:
         """Record that ``stage`` is finished."""
@@ -112,9 +138,10 @@ class RunFolder:
         write_json(self.path / "run.json", {"schema": SCHEMA, "state": state, "stages": stages})
 
     def write_config(self, method: str, recipe: str, values: dict[str, Any]) -> None:
-        """Write ``config.json`` and ``env.json``."""
+        """Write ``config.json``, and ``env.json`` where there is none: it tells where the training was begun."""
+        if not (self.path / "env.json").exists():
+            write_json(self.path / "env.json", {"schema": SCHEMA, **environment()})
         write_json(self.config_file, {"schema": SCHEMA, "method": method, "recipe": recipe, "values": values})
-        write_json(self.path / "env.json", {"schema": SCHEMA, **environment()})
 
     # metrics
 
@@ -137,22 +164,27 @@ class RunFolder:
             self._metrics.close()
             self._metrics = None
         kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        lines = [line for line in file.read_bytes().split(b"\n") if line.strip()]
+        for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
-            except ValueError:
-                continue  # the line a crash cut short
-            position = (STAGES.index(entry["stage"]), entry["step"])
-            if position <= (STAGES.index(stage), step):
-                kept.append(line + "\n")
-        write_atomic(file, "".join(kept).encode())
+                early = (STAGES.index(entry["stage"]), entry["step"]) <= (STAGES.index(stage), step)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if number == len(lines):
+                    continue  # the line a crash cut short
+                raise UserError(
+                    f"{file}: expected an object with stage and step on line {number}, found {line[:40]!r}"
+                ) from error
+            if early:
+                kept.append(line + b"\n")
+        write_atomic(file, b"".join(kept))
 
     # results
 
     @property
     def results(self) -> list[Row]:
-        """All rows so far."""
-        return read_results(self.path / "results.json")
+        """All rows so far, under the name that the folder has now."""
+        return [{**row, "run": self.name} for row in read_results(self.path / "results.json")]
 
     def add_results(self, rows: list[Row]) -> None:
         """Add rows; one with the key of an older row replaces it."""

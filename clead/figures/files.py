@@ -71,7 +71,7 @@ def read_object(path: Path) -> dict[str, Any]:
     content = read_bytes(path)
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a JSON object, found {len(content)} bytes that are no JSON") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}")

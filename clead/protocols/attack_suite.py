@@ -68,7 +68,7 @@ def attack_suite(
     seed: int,
     impl: Impl,
     key: dict[str, Any],
-    done: Callable[[dict[str, Any]], bool] = lambda key: False,
+    done: Callable[[dict[str, Any]], bool] = lambda row: False,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Iterator[Row]:
     """Accuracy on clean images and under every attack of ``config``, row by row.
@@ -84,7 +84,7 @@ def attack_suite(
         seed: seed of the random starts.
         impl: implementation of the operators.
         key: fields that every row shares (run, model, protocol, dataset, split).
-        done: says of a row's key whether it is there already, so that a resumed evaluation skips it.
+        done: says of a row's key, samples and flags whether it is there already, so that a resumed evaluation skips it.
         on_batch: called with the number of images after every batch.
     """
     model.eval()
@@ -103,7 +103,7 @@ def attack_suite(
         seconds = time.perf_counter() - start
         return make_row(name=name, correct=correct, samples=len(samples), seconds=seconds, flags=flags, **fields)
 
-    if not done(shared):
+    if not done({**shared, "samples": len(samples)}):
         yield row("clean", lambda x, labels, part: x, [], **shared)
     for attack_name, eps, sweep in config.cases:
         spec = parse_attack(attack_name)
@@ -116,13 +116,14 @@ def attack_suite(
             "step_size": spec.relative_step * eps,
             "restarts": 1,
         }
-        if not done(fields):
+        flags = ["sweep"] if sweep else []
+        if not done({**fields, "samples": len(samples), "flags": flags}):
             yield row(
                 spec.name,
                 lambda x, labels, part, spec=spec, eps=eps: adversarial_examples(  # type: ignore[misc]
                     model, x, labels, part, spec, eps=eps, branch=branch, seed=seed, impl=impl
                 ),
-                ["sweep"] if sweep else [],
+                flags,
                 **fields,
             )
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -50,6 +52,18 @@ def test_truncated_altered_and_missing_files_are_named(tmp_path, part):
         checkpoint.load(file.parent)
     file.unlink()
     with pytest.raises(UserError, match=f"{part}: expected a file, found none"):
+        checkpoint.load(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sha256", {}), ("sha256", None), ("sha256", {"weights.safetensors": 1, "state.pt": 2}), ("step", 11)]
+    + [("stage", "pretrai"), ("epoch", "2"), ("model", None)],
+)
+def test_a_damaged_meta_is_named(tmp_path, key, value):
+    file = save(tmp_path) / "meta.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=r"meta\.json: expected"):
         checkpoint.load(file.parent)
 
 

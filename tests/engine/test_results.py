@@ -38,3 +38,10 @@ def test_malformed_results_name_the_file(tmp_path):
     file.write_text('{"schema": 2}')
     with pytest.raises(UserError, match="expected an object with schema 1, found 2"):
         read_results(file)
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"results\.json: expected JSON"):
+        read_results(file)
+    for content in ('{"schema": 1}', '{"schema": 1, "results": [3]}', '{"schema": 1, "results": [{"eps": [1]}]}'):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"results\.json: expected (a list|row 0)"):
+            read_results(file)

@@ -41,6 +41,27 @@ def test_a_run_folder_in_use_is_refused(tmp_path):
     create(tmp_path / "run", resume=True).close()
 
 
+def test_claiming_a_folder_removes_what_a_killed_process_left(tmp_path):
+    path = tmp_path / "run"
+    create(path).close()
+    for leftover in (".tmp-run.json", "checkpoints/.tmp-pretrain-00000009/.tmp-meta.json", "figures/.tmp-x-1.png"):
+        (path / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (path / leftover).write_text("half")
+    create(path, resume=True).close()
+    assert list(path.rglob(".tmp-*")) == []
+    assert (path / "checkpoints").is_dir()
+
+
+def test_overwriting_removes_a_link_but_not_what_it_points_to(tmp_path):
+    path, elsewhere = tmp_path / "run", tmp_path / "large disk"
+    create(path).close()
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (path / "checkpoints").symlink_to(elsewhere)
+    create(path, overwrite=True).close()
+    assert not (path / "checkpoints").exists() and (elsewhere / "precious").exists()
+
+
 def test_a_failed_run_says_so(tmp_path):
     with pytest.raises(ValueError, match="boom"), create(tmp_path / "run"):
         raise ValueError("boom")
@@ -58,6 +79,28 @@ def test_rewinding_forgets_later_steps_and_the_line_a_crash_cut(tmp_path):
         folder.rewind_metrics("pretrain", 2)
         folder.log(stage="pretrain", step=4)
         assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"stage": "foo", "step": 1}', '{"stage": "pretrain", "step": "1"}', "\xff"]
+)
+def test_a_damaged_line_of_the_metrics_is_named(line, tmp_path):
+    with create(tmp_path / "run") as folder:
+        file = folder.path / "metrics.jsonl"
+        file.write_bytes(line.encode("latin1") + b'\n{"stage": "pretrain", "step": 2}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl: expected an object with stage and step on line 1"):
+            folder.rewind_metrics("pretrain", 2)
+
+
+@pytest.mark.parametrize("stages", ["", ', "stages": 3', ', "stages": ["pretain"]', ', "stages": [[]]'])
+def test_a_damaged_state_is_named(stages, tmp_path):
+    create(tmp_path / "run").close()
+    (tmp_path / "run" / "run.json").write_text(f'{{"schema": 1, "state": "done"{stages}}}')
+    with (
+        pytest.raises(UserError, match=r"run\.json: expected under stages a list"),
+        create(tmp_path / "run", resume=True),
+    ):
+        pass
 
 
 def test_a_result_with_the_same_key_replaces_the_older_one(tmp_path):
