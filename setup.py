@@ -23,10 +23,10 @@ NVCC = shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") 
 PYTHON_INCLUDE = sysconfig.get_paths()["include"]
 ISAS = {"isa": {"baseline": []}, "bf16": {}}  # by source suffix: all are built, the choice is made at run time
 if sysconfig.get_platform().endswith("x86_64"):
-    avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
+    sse, avx2 = ["-msse4.2", "-mpopcnt"], ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
     avx512 = [*avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-    ISAS["isa"] = {"baseline": ["-msse4.2", "-mpopcnt"], "avx2": avx2, "avx512": avx512}
-    ISAS["bf16"] = {"avx512_bf16": [*avx512, "-mavx512bf16"], "amx": [*avx512, "-mavx512bf16", "-mamx-bf16"]}
+    bf16 = {"avx512_bf16": [*avx512, "-mavx512bf16"], "amx": [*avx512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]}
+    ISAS = {"isa": {"baseline": sse, "avx2": avx2, "avx512": avx512}, "bf16": bf16}
 
 
 def missing() -> str | None:
