@@ -39,7 +39,7 @@ def plans(argv: Sequence[str]) -> list[Plan]:
     seen = _first_look(args)
     method, recipe, default = _starting_point(named, seen)
     _, options = _parse(method, default, args)
-    todo = []
+    todo: list[Plan] = []
     for extra, suffix in _variants(options):
         config, _ = _parse(method, default, [*args, *extra])
         out = _run_folder(method, config, suffix, options)
