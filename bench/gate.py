@@ -81,8 +81,7 @@ class Gate:
     def __init__(self, case: Case, device: str, seeds: int = 5) -> None:
         self.case, self.device = case, device
         # Small cases are pooled over seeds; from some thousand rows on, one has as many independent errors.
-        rows = case.shape[0] if isinstance(case, Perturb) else case.rows
-        self.seeds = range(seeds if rows <= 1024 and not isinstance(case, Perturb) else 1)
+        self.seeds = range(seeds if 0 < case.pairs <= 2**21 else 1)
         self.inputs = [case.inputs(device, seed) for seed in self.seeds]
         self._truths: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._eager: Quantities | None = None
