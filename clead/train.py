@@ -5,6 +5,11 @@ Stages and what they leave behind are described in the README ("What a run folde
 
 from __future__ import annotations
 
+from clead.errors import UserError, leave_on_interrupt, run_command
+
+if __name__ == "__main__":
+    leave_on_interrupt()
+
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -28,7 +33,6 @@ from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
 from clead.engine.results import row_key
 from clead.engine.run import RunFolder
-from clead.errors import UserError, run_command
 from clead.loading import InputSpec, build_model, load, model_meta
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
