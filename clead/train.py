@@ -203,6 +203,12 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
     """Do one run, its comparisons included; returns its folder, closed."""
     config = plan.config
     method = find_method(plan.method)(config)
+    if config.encoder.bn.evaluation_branch not in method.trained_branches:
+        trained = " or ".join(dict.fromkeys(method.trained_branches))
+        raise UserError(
+            f"encoder.bn.evaluation_branch must be {trained}, which {plan.method} trains, "
+            f"got {config.encoder.bn.evaluation_branch!r}"
+        )
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -263,6 +269,8 @@ def _compare(session: Session, name: Comparison, splits: Splits) -> None:
     if name == "undefended":
         recipe = find_recipe(f"ce_{config.data}")
         values = {field: getattr(config, field) for field in _SHARED_WITH_UNDEFENDED}
+        bn = config.encoder.bn  # ce trains the first branch only
+        values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))
         plan = Plan(recipe.method, recipe.name, replace(recipe.config, **values), Path(), False, False)
     else:
         plan = replace(session.plan, config=replace(config, epochs=0, compare=()))
