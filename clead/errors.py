@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -14,8 +16,18 @@ class UserError(ValueError):
     """
 
 
+def leave_on_interrupt() -> None:
+    """Let Ctrl-C end the program with one line while it still imports; called before the imports that take seconds."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: _leave("interrupted", 130))
+
+
 def run_command(main: Callable[[list[str]], None], interrupted: str = "interrupted") -> NoReturn:
     """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has every character
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from clead.errors import UserError, leave_on_interrupt, run_command
+
+if __name__ == "__main__":
+    leave_on_interrupt()
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,6 @@ from safetensors.torch import save
 
 from clead.cli import tyro_cli
 from clead.engine.files import write_atomic
-from clead.errors import UserError, run_command
 from clead.loading import load
 from clead.models import torchvision_state_dict
 

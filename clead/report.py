@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from clead.errors import leave_on_interrupt, run_command
+
+if __name__ == "__main__":
+    leave_on_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -12,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clead.errors import run_command
 from clead.figures import MissingFile, draw_all
 from clead.figures.files import read_compared, read_method, read_results, read_state
 from clead.figures.table import Column, Grid, Row, arrange

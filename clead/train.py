@@ -5,6 +5,11 @@ Stages and what they leave behind are described in the README ("What a run folde
 
 from __future__ import annotations
 
+from clead.errors import UserError, leave_on_interrupt, run_command
+
+if __name__ == "__main__":
+    leave_on_interrupt()
+
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -28,7 +33,6 @@ from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
 from clead.engine.results import row_key
 from clead.engine.run import RunFolder
-from clead.errors import UserError, run_command
 from clead.loading import InputSpec, build_model, load, model_meta
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
@@ -199,6 +203,12 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
     """Do one run, its comparisons included; returns its folder, closed."""
     config = plan.config
     method = find_method(plan.method)(config)
+    if config.encoder.bn.evaluation_branch not in method.trained_branches:
+        trained = " or ".join(dict.fromkeys(method.trained_branches))
+        raise UserError(
+            f"encoder.bn.evaluation_branch must be {trained}, which {plan.method} trains, "
+            f"got {config.encoder.bn.evaluation_branch!r}"
+        )
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -259,6 +269,8 @@ def _compare(session: Session, name: Comparison, splits: Splits) -> None:
     if name == "undefended":
         recipe = find_recipe(f"ce_{config.data}")
         values = {field: getattr(config, field) for field in _SHARED_WITH_UNDEFENDED}
+        bn = config.encoder.bn  # ce trains the first branch only
+        values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))
         plan = Plan(recipe.method, recipe.name, replace(recipe.config, **values), Path(), False, False)
     else:
         plan = replace(session.plan, config=replace(config, epochs=0, compare=()))

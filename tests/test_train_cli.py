@@ -72,6 +72,16 @@ def test_the_comparisons_are_what_they_say(finished):
         assert torch.equal(value, random.state_dict()[key])
 
 
+def test_the_undefended_model_is_evaluated_with_the_branch_it_trained(tmp_path):
+    branches = ["--encoder.bn.branches", "clean", "adv", "--encoder.bn.evaluation-branch", "adv"]
+    few = ["--evaluation.attacks", "--evaluation.sweep-eps", "--compare", "undefended"]
+    train.main(["clead", *TINY, *branches, *few, "--out", str(tmp_path / "run")])
+    assert {row["model"]: row["bn_branch"] for row in rows(tmp_path / "run")} == {
+        "trained": "adv",
+        "undefended": "clean",
+    }
+
+
 def test_load_gives_the_model_in_three_lines(finished):
     model = clead.load(finished)
     features = model.features(torch.rand(2, 1, 8, 8), branch="clean")
@@ -202,6 +212,10 @@ def one_line(capsys):
         (["clead", "--encoder.name", "resnet19"], "the nearest is 'resnet18'"),
         (["clead", "--evaluation.attacks", "fgsm", "pdg20"], "unknown attack 'pdg20'"),
         (["clead", "--stages", "evaluate"], "needs a checkpoint of an earlier one, found none"),
+        (
+            ["pgd_at", "--encoder.bn.branches", "clean", "adv"],
+            "encoder.bn.evaluation_branch must be adv, which pgd_at trains, got 'clean'",
+        ),
         (["clead", "--evaluation.eps", "2"], "error: evaluation.eps must be in [0, 1], got 2.0"),
         (["clead", "--impl", "triton"], "--impl triton: "),
         (["clead", "--impl", "fast"], "--impl"),

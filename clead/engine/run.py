@@ -196,8 +196,7 @@ class RunFolder:
 def environment() -> dict[str, Any]:
     """Commit, versions, device and build: what a number needs beside it."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -206,6 +205,16 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "build_info": build_info(),
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout this file belongs to; an installed copy may lie inside someone else's."""
+    if _git("ls-files", "--error-unmatch", __file__) is None:
+        return {"commit": None, "dirty": None}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
 

@@ -95,3 +95,8 @@ class Method(ABC, Generic[C]):
         """The batch-norm branch of adversarial images: ``adv`` where the encoder has it, else the only one."""
         branches = self.config.encoder.bn.branches
         return "adv" if "adv" in branches else branches[0]
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """The batch-norm branches that see images in training; the others keep their initial statistics."""
+        return (self.config.encoder.bn.branches[0],)

@@ -75,6 +75,11 @@ class CLead(Method["CLead.Config"]):
             for view, (name, loss) in enumerate(losses.items())
         }
 
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """That of the clean and that of the adversarial stream."""
+        return (self.config.encoder.bn.branches[0], self.adv_branch)
+
     def _streams(self, size: int, attacks: int) -> Branch:
         clean = self.config.encoder.bn.branches[0]
         if self.adv_branch == clean:

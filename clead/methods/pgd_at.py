@@ -46,3 +46,8 @@ class PGDAdversarialTraining(Method["PGDAdversarialTraining.Config"]):
             batch.rng("attack"),
         )
         return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=branch), batch.labels)}
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """That of the adversarial images, which are all it trains on."""
+        return (self.adv_branch,)

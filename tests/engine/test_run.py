@@ -1,7 +1,9 @@
 import json
+import subprocess
 
 import pytest
 
+from clead.engine import run
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 
@@ -60,6 +62,17 @@ def test_overwriting_removes_a_link_but_not_what_it_points_to(tmp_path):
     (path / "checkpoints").symlink_to(elsewhere)
     create(path, overwrite=True).close()
     assert not (path / "checkpoints").exists() and (elsewhere / "precious").exists()
+
+
+def test_an_installed_copy_does_not_name_the_commit_of_the_repository_around_it(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    (tmp_path / "run.py").touch()
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
+    assert (run.environment()["commit"], run.environment()["dirty"]) == (None, None)
+    subprocess.run([*git, "add", "run.py"], check=True)
+    assert len(run.environment()["commit"]) == 40 and run.environment()["dirty"]
 
 
 def test_a_failed_run_says_so(tmp_path):
