@@ -12,13 +12,15 @@ from clead.errors import UserError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary neighbour, flush it to disk and rename it over ``path``."""
+    """Write ``data`` to a temporary neighbour, flush it to disk and rename it over ``path``, which errors name."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         write_synced(temporary, data)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

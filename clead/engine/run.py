@@ -57,6 +57,8 @@ class RunFolder:
     @staticmethod
     def check(path: Path, *, resume: bool, overwrite: bool) -> bool:
         """Refuse a ``path`` that ``create`` would; returns whether there is a run in it."""
+        if not str(path).isprintable():
+            raise UserError(f"{str(path)!a}: expected a folder name of printable UTF-8 characters")
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: expected a folder for the run, found a file")
         used = path.is_dir() and any(path.iterdir())

@@ -37,6 +37,14 @@ def test_other_peoples_folders_are_refused_even_with_overwrite(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
+def test_a_name_that_no_figure_can_show_is_refused(tmp_path):
+    for name in ("run\udcff", "run\n"):
+        with pytest.raises(UserError, match="expected a folder name of printable UTF-8 characters"):
+            create(tmp_path / name)
+    create(tmp_path / "a ☃é run").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a ☃é run"]
+
+
 def test_a_run_folder_in_use_is_refused(tmp_path):
     with create(tmp_path / "run"), pytest.raises(UserError, match="in use by another process"):
         create(tmp_path / "run", resume=True)
