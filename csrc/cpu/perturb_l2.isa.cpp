@@ -71,8 +71,8 @@ inline void fetch(const T* piece) {
 template <class T, Move kMove>
 void run(const L2Row<T>& r, double power = 1.0) {
   const int64_t pieces = (r.size + kPiece - 1) / kPiece;
-  const auto scaled = [&](const Piece<T>& grad, int i) {
-    return kMove == Move::scaled_step ? load_f64(grad.at + i) / power : load_f64(grad.at + i);
+  const auto scaled = [power](const Wide<T>* grad) {
+    return kMove == Move::scaled_step ? load_f64(grad) / power : load_f64(grad);
   };
   double factor = 0.0;
   if constexpr (kMove != Move::none) {
@@ -80,7 +80,7 @@ void run(const L2Row<T>& r, double power = 1.0) {
         [&](int64_t k) {
           const Piece<T> grad(r.grad, k, r.size);
           return fold([&](int i) {
-            const F64 g = scaled(grad, i);
+            const F64 g = scaled(grad.at + i);
             return g * g;
           });
         },
@@ -89,34 +89,36 @@ void run(const L2Row<T>& r, double power = 1.0) {
     if (!(squares > 0.0 && squares <= kHuge)) return run<T, Move::none>(r);
     factor = r.step / sqrt(squares);
   }
-  const auto moved = [&](const Piece<T>& x_adv, const Piece<T>& grad, int i) {
-    const F64 from = load_f64(x_adv.at + i);
-    if constexpr (kMove != Move::none) return from + scaled(grad, i) * factor;
-    return from;
+  const auto moved = [scaled, factor](const Wide<T>* x_adv, const Wide<T>* grad) {
+    if constexpr (kMove != Move::none) return load_f64(x_adv) + scaled(grad) * factor;
+    return load_f64(x_adv);
   };
   const T* const ascent = kMove != Move::none ? r.grad : r.x;
+  const bool ahead = r.size * sizeof(T) <= kAhead;
   const double norm = sqrt(sum(
       [&](int64_t k) {
+        if (ahead) fetch(ascent + r.size + k * kPiece);
         const Piece<T> x_adv(r.x_adv, k, r.size), grad(ascent, k, r.size), x(r.x, k, r.size);
         return fold([&](int i) {
-          const F64 delta = moved(x_adv, grad, i) - load_f64(x.at + i);
+          const F64 delta = moved(x_adv.at + i, grad.at + i) - load_f64(x.at + i);
           return delta * delta;
         });
       },
       0, pieces));
-  const bool inside = norm <= r.eps, ahead = r.size * sizeof(T) <= kAhead;
+  const bool inside = norm <= r.eps;
   const double shrink = r.eps / norm, low = r.low, high = r.high;
   for (int64_t k = 0; k < pieces; ++k) {
     if (ahead) {
       const int64_t next = r.size + k * kPiece;
-      fetch(r.x_adv + next), fetch(ascent + next), fetch(r.x + next);
+      fetch(r.x_adv + next), fetch(r.x + next);
     }
     const Piece<T> x_adv(r.x_adv, k, r.size), grad(ascent, k, r.size), x(r.x, k, r.size);
     const PieceOut<T> out(r.x_adv, k, r.size);
+    const Wide<T>*const from = x_adv.at, *const along = grad.at, *const centres = x.at;
     Wide<T>* const to = out.at;
     for (int i = 0; i < kPiece; i += kLanes) {
-      const F64 centre = load_f64(x.at + i);
-      F64 nearest = moved(x_adv, grad, i);
+      const F64 centre = load_f64(centres + i);
+      F64 nearest = moved(from + i, along + i);
       if (!inside) nearest = centre + (nearest - centre) * shrink;
       store_towards(at_most(at_least(nearest, low), high), centre, to + i);
     }
