@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "clead/pixel.h"
+
 namespace clead {
 
 using torch::headeronly::ScalarType;
@@ -29,6 +31,18 @@ inline std::vector<int64_t> strides_against(const Tensor& t, const std::vector<i
   return strides;
 }
 
+// Calls body<T>() for the element type of images.
+template <class Body>
+void for_pixels(ScalarType dtype, const char* op, Body&& body) {
+  switch (dtype) {
+    case ScalarType::Float: return body.template operator()<float>();
+    case ScalarType::Double: return body.template operator()<double>();
+    case ScalarType::BFloat16: return body.template operator()<Bf16>();
+    case ScalarType::Half: return body.template operator()<Half>();
+    default: STD_TORCH_CHECK(false, "the native ", op, " has float32, float64, bfloat16 and float16");
+  }
+}
+
 // A number per element: a tensor of dtype Wide where given, else one scalar for all.
 template <class Wide>
 struct Scalars {
@@ -47,6 +61,31 @@ struct Scalars {
   Wide scalar;
   const Wide* tensor = nullptr;
   std::vector<int64_t> strides;
+};
+
+// A number per sample in float64: from a tensor [B or 1, 1, …] where given, as Scalars takes it, else one for all.
+class PerSample {
+ public:
+  PerSample(const std::optional<Tensor>& t, double value, const Tensor& x_adv, const char* name) : value_(value) {
+    if (!t) return;
+    const bool wide = x_adv.scalar_type() == ScalarType::Double;
+    STD_TORCH_CHECK(t->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), name, " must be ",
+                    wide ? "float64" : "float32");
+    const auto sizes = sizes_of(x_adv);
+    stride_ = strides_against(*t, sizes, name)[0];
+    for (int64_t d = 1; d < t->dim(); ++d) STD_TORCH_CHECK(t->size(d) == 1, name, " must be one number per sample");
+    (wide ? doubles_ : floats_) = t->const_data_ptr();
+  }
+
+  double at(int64_t sample) const {
+    if (doubles_ != nullptr) return static_cast<const double*>(doubles_)[sample * stride_];
+    return floats_ != nullptr ? static_cast<const float*>(floats_)[sample * stride_] : value_;
+  }
+
+ private:
+  double value_;
+  int64_t stride_ = 0;
+  const void *doubles_ = nullptr, *floats_ = nullptr;
 };
 
 }  // namespace clead

@@ -30,5 +30,6 @@ void run(const LinfRun<T, Wide>& r) {
 void pgd_step_linf(const LinfRun<double, double>& r) { run(r); }
 void pgd_step_linf(const LinfRun<float, float>& r) { run(r); }
 void pgd_step_linf(const LinfRun<Bf16, float>& r) { run(r); }
+void pgd_step_linf(const LinfRun<Half, float>& r) { run(r); }
 
 }  // namespace clead::CLEAD_ISA

@@ -19,6 +19,7 @@ from . import _native
 
 Impl = Literal["auto", "reference", "triton", "native"]
 
+_IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
 _NATIVE_RULES = (("topk", ("no",)), ("treatment", ("eliminate", "weight")))
@@ -70,13 +71,15 @@ SUPPORT: tuple[Support, ...] = (
     ),
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),
-    Support("pgd_step_", "native", devices=("cpu",), dtypes=_FLOATS[:3], features=(("norm", ("linf",)),)),
-    Support("pgd_step_", "reference", features=(("norm", ("linf", "l2")),)),
-    Support("random_start_", "reference", features=(("norm", ("linf", "l2")),)),
-    Support("project_", "reference", features=(("norm", ("linf", "l2")),)),
+    *(
+        Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
+        for op in ("pgd_step_", "random_start_", "project_")
+        for impl, devices in (("native", ("cpu",)), ("reference", ()))
+    ),
 )
 
 OPS: tuple[str, ...] = tuple(dict.fromkeys(row.op for row in SUPPORT))
+_ROWS = {op: tuple(row for row in SUPPORT if row.op == op) for op in OPS}
 
 
 def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtype, **features: str) -> str:
@@ -97,8 +100,8 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
         NotImplementedError: no implementation, or not the named one, can do it; quotes the table's rows.
     """
     rows = _rows(op)
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl must be one of {', '.join(map(repr, get_args(Impl)))}, got {impl!r}")
+    if impl not in _IMPLS:
+        raise ValueError(f"impl must be one of {', '.join(map(repr, _IMPLS))}, got {impl!r}")
     device = torch.device(device)
     for row in rows:
         if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl) is None:
@@ -151,9 +154,9 @@ def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]
     return [f"{op} on {device.type} {_short(dtype)}: {taken or 'none'}", *details]
 
 
-def _rows(op: str) -> list[Support]:
-    rows = [row for row in SUPPORT if row.op == op]
-    if not rows:
+def _rows(op: str) -> tuple[Support, ...]:
+    rows = _ROWS.get(op)
+    if rows is None:
         raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
     return rows
 

@@ -40,11 +40,13 @@ def test_the_reference_runs_everything_everywhere(device, dtype):
         assert resolve(op, "reference", device=device, dtype=dtype) == "reference"
 
 
-def test_auto_takes_native_for_linf_steps_on_the_cpu_when_it_is_there(extension):
+def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extension):
     best = "native" if extension else "reference"
-    assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="linf") == best
-    assert resolve("pgd_step_", "auto", device="cpu", dtype=torch.float32, norm="l2") == "reference"
-    assert resolve("pgd_step_", "auto", device="cuda", dtype=torch.float32, norm="linf") == "reference"
+    for op in ("pgd_step_", "project_", "random_start_"):
+        for norm in ("linf", "l2"):
+            for dtype in FLOATS:
+                assert resolve(op, "auto", device="cpu", dtype=dtype, norm=norm) == best
+                assert resolve(op, "auto", device="cuda", dtype=dtype, norm=norm) == "reference"
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, topk="yes") == "reference"
     assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
@@ -53,8 +55,10 @@ def test_auto_takes_native_for_linf_steps_on_the_cpu_when_it_is_there(extension)
 def test_named_native_never_falls_back(extension):
     if extension:
         assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf") == "native"
-        with pytest.raises(NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l2; .*native \(cpu; .*linf\)"):
-            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l2")
+        with pytest.raises(
+            NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l1; .*native \(cpu; .*linf, l2\)"
+        ):
+            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l1")
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")

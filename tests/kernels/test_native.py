@@ -18,59 +18,92 @@ from clead_kernels import _native
 from clead_kernels.perturb import ops
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOATS = (torch.float64, torch.float32, torch.bfloat16)
-BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INF = math.inf
 
 pytestmark = pytest.mark.kernels
 built = pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}")
 
 
-def steps(dtype: torch.dtype):
-    """(x_adv, grad, x, eps, step) of many shapes, layouts and broadcasts, with zeros, infinities and NaN."""
+def images(dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generator):
+    """x_adv, grad and x with zeros, infinities and NaN."""
+    x_adv, grad, x = torch.rand(3, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    grad -= 0.5
+    grad.view(-1)[::5] = 0
+    x.view(-1)[1::17] = 0
+    if len(x) > 2 and x[0].numel() > 2:
+        grad.view(-1)[6:9] = torch.tensor([math.nan, INF, -INF])
+        x_adv[1].view(-1)[2] = x[2].view(-1)[1] = math.nan
+    return x_adv, grad, x
+
+
+def layouts(x_adv, grad, x):
+    """The same images in other orders and strides, and other images in views."""
+    yield x_adv, grad, x
+    yield (*(t.transpose(0, -1) for t in (x_adv, grad, x)),)
+    yield (*(t[..., ::2] for t in (x_adv, grad, x)),)
+    yield x_adv[..., ::2], grad[..., ::2].contiguous(), x[..., ::2]
+    yield x_adv, grad[:1].expand_as(grad), x[..., :1].expand_as(x)
+    if x.dim() == 4:
+        last = [t.contiguous(memory_format=torch.channels_last) for t in (x_adv, grad, x)]
+        yield (*last,)
+        yield last[0], grad, last[2]
+        yield x_adv, last[1], x
+
+
+def radii(x: torch.Tensor, norm: str, generator: torch.Generator):
+    """(eps, step): per sample, and for linf per channel, per last dimension and per element."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    ones = [1] * (x.dim() - 1)
+    shapes = [[len(x), *ones]] if norm == "l2" else [[len(x), *ones], [*ones, x.shape[-1]], list(x.shape)]
+    if norm == "linf" and x.dim() == 4:
+        shapes.append([1, x.shape[1], 1, 1])
+    some = [torch.rand(shape, generator=generator, dtype=wide) * 0.3 for shape in shapes]
+    yield from ((None, None), *zip(some, [*some[1:], None], strict=True), (None, some[0]))
+
+
+SHAPES = ((7, 3, 5, 9), (4, 3, 32, 32), (2, 20000), (3, 127), (2, 128), (3, 129), (130, 1), (3,), (1, 2, 2))
+LIMITS = ((0.0, 1.0, False), (-INF, INF, True), (0.2, 0.7, False))
+
+
+def calls(dtype: torch.dtype):
+    """(table of ops, norm, x_adv, the arguments after it): everything a kernel is compared on."""
     generator = torch.Generator().manual_seed(0)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for shape in ((7, 3, 5, 9), (5, 3, 32, 32), (3, 40000), (1,), (2, 1)):
-        x_adv, grad, x = torch.rand(3, *shape, generator=generator, dtype=torch.float64).to(dtype)
-        grad -= 0.5
-        grad.view(-1)[::5] = 0
-        x.view(-1)[1::17] = 0
-        if x.numel() > 20:
-            grad.view(-1)[6:9] = torch.tensor([math.nan, INF, -INF])
-            x_adv.view(-1)[5] = x.view(-1)[6] = math.nan
-        ones = [1] * (x.dim() - 1)
-        sample, last, full = (
-            torch.rand(s, generator=generator, dtype=wide) * 0.2 for s in ((len(x), *ones), (*ones, shape[-1]), shape)
-        )
-        for eps, step in ((None, None), (sample, None), (last, sample), (full, last), (None, full)):
-            yield x_adv, grad, x, eps, step
-        yield *(t.transpose(0, -1) for t in (x_adv, grad, x)), None, None
-        yield *(t[..., ::2] for t in (x_adv, grad, x)), sample, None
-        yield x_adv[..., ::2], grad[..., ::2].contiguous(), x[..., ::2], None, sample
-        if x.dim() == 4:
-            channel = torch.rand(1, 3, 1, 1, generator=generator, dtype=wide) * 0.2
-            last_adv, last_grad, last_x = (t.contiguous(memory_format=torch.channels_last) for t in (x_adv, grad, x))
-            yield last_adv, last_grad, last_x, channel, sample
-            yield last_adv, grad, last_x, channel, None
-            yield x_adv, last_grad, x, sample, channel
+    # The last ones: no gradient, gradients that under- or overflow when squared.
+    for shape, scale in (*((shape, 1.0) for shape in SHAPES), ((4, 40), 0.0), ((4, 40), 1e-310), ((4, 40), 1e300)):
+        plain = images(dtype, shape, generator)
+        for number, (x_adv, grad, x) in enumerate(layouts(*plain)):
+            grad = grad * scale
+            for norm in ("linf", "l2"):
+                for eps, step in radii(x, norm, generator) if number % 3 == 0 else ((None, None),):
+                    low, high, targeted = LIMITS[number % 3]
+                    yield ops.PGD_STEP, norm, x_adv, (grad, x, 0.1, 0.03, eps, step, low, high, targeted)
+                    yield ops.PROJECT, norm, x_adv, (x, 0.1, eps, low, high)
+                    yield ops.PROJECT, norm, x_adv, (x, 30.0, None, low, high)
+                    ids = torch.randint(-(2**62), 2**62, (len(x), 2), generator=generator)[:, 1]
+                    yield ops.RANDOM_START, norm, x_adv, (x, 0.3, eps, -(2**60) - 1, ids, 2**32 - 2, low, high)
+        x_adv, grad, x = plain
+        yield ops.RANDOM_START, "linf", x_adv, (x, 0.1, None, 5, None, 0, 0.0, 1.0)
+
+
+def agree(table, norm: str, x_adv: torch.Tensor, arguments: tuple) -> bool:
+    """Whether both implementations write the same numbers; NaN is NaN, and zeros have no sign."""
+    ours = torch.full((2 * x_adv.numel() + 64,), 9.0, dtype=x_adv.dtype).as_strided(x_adv.shape, x_adv.stride())
+    ours.copy_(x_adv)
+    theirs = x_adv.clone()
+    table[norm]["native"](ours, *arguments)
+    table[norm]["reference"](theirs, *arguments)
+    return bool(((ours == theirs) | (ours.isnan() & theirs.isnan())).all())
 
 
 def compare_with_reference() -> int:
-    """pgd_step_linf_ of the extension against the reference, bit by bit; returns the number of comparisons."""
+    """All native kernels against the reference; returns the number of comparisons."""
     compared = 0
     for dtype in FLOATS:
-        for x_adv, grad, x, eps, step in steps(dtype):
-            for low, high, targeted in ((0.0, 1.0, False), (-INF, INF, True), (0.2, 0.7, False)):
-                ours = torch.empty(2 * x_adv.numel() + 64, dtype=dtype).as_strided(x_adv.shape, x_adv.stride())
-                ours.copy_(x_adv)
-                theirs = x_adv.clone()
-                for op, out in (("native", ours), ("reference", theirs)):
-                    ops.PGD_STEP["linf"][op](out, grad, x, 0.1, 0.03, eps, step, low, high, targeted)
-                nan = theirs.isnan()
-                view = BITS[theirs.element_size()]
-                same = ours.contiguous().view(view) == theirs.contiguous().view(view)
-                assert torch.equal(ours.isnan(), nan) and (same | nan).all(), (dtype, x.shape, low, high, targeted)
-                compared += 1
+        for table, norm, x_adv, arguments in calls(dtype):
+            name = str(table[norm]["native"])
+            assert agree(table, norm, x_adv, arguments), (name, dtype, x_adv.shape, x_adv.stride(), arguments[1:])
+            compared += 1
     return compared
 
 
@@ -97,7 +130,7 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(isa):
         pytest.skip(f"this machine has no {isa}")
     assert result.returncode == 0, result.stderr
     used, compared = result.stdout.split()
-    assert used == isa and int(compared) > 100
+    assert used == isa and int(compared) > 1000
 
 
 @built
@@ -108,23 +141,58 @@ def test_an_unknown_instruction_set_is_refused():
 
 
 @built
-def test_threads_do_not_change_the_bits():
-    x, x_adv, grad = (torch.rand(70001, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    threads, results = torch.get_num_threads(), []
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_half_there_is(dtype):
+    """As x_adv, as x and as the result of rounding: numbers below the normal ones, infinities and NaN included."""
+    x = torch.arange(65536).to(torch.int16).view(dtype)
+    order = torch.randperm(65536, generator=torch.Generator().manual_seed(0))
+    for eps, low, high in ((0.0, -INF, INF), (3e-8, -INF, INF), (1e-5, -1.0, 1.0), (0.1, -INF, 3e4), (INF, -INF, INF)):
+        for x_adv in (x.clone(), x[order], x.roll(1)):
+            assert agree(ops.PROJECT, "linf", x_adv, (x, eps, None, low, high))
+    finite = x[x.isfinite()]
+    near = torch.nextafter(finite.float(), torch.tensor(0.0)).double()  # between two halves, seen in float64
+    start = near.to(dtype)
+    assert agree(ops.PROJECT, "l2", start, (finite, 1e-6, torch.full((len(start),), 1e-9), -INF, INF))
+
+
+def evaluate(op, norm, impl, x_adv, grad, x, ids):
+    """One op on the samples ``ids``, each with an eps of its own."""
+    radius = torch.linspace(0.05, 0.6, len(x)).to(torch.promote_types(x.dtype, torch.float32))
+    eps = radius[ids].reshape(-1, *[1] * (x.dim() - 1))
+    out, grad, x = x_adv[ids], grad[ids], x[ids]
+    if op == "step":
+        ops.PGD_STEP[norm][impl](out, grad, x, 0.0, 0.03, eps, None, 0.0, 1.0, False)
+    elif op == "project":
+        ops.PROJECT[norm][impl](out, x, 0.0, eps, 0.0, 1.0)
+    else:
+        ops.RANDOM_START[norm][impl](out, x, 0.0, eps, 77, ids, 3, 0.0, 1.0)
+    return out
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=built)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_neither_threads_nor_the_batch_change_a_bit(norm, impl, dtype):
+    generator = torch.Generator().manual_seed(2)
+    x, x_adv, grad = (torch.rand(12, 3, 32, 33, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
+    grad -= 0.5
+    threads = torch.get_num_threads()
     try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            out = x_adv.clone()
-            ops.PGD_STEP["linf"]["native"](out, grad - 0.5, x, 0.1, 0.03, None, None, 0.0, 1.0, False)
-            results.append(out)
+        for op in ("step", "project", "start"):
+            torch.set_num_threads(1)
+            whole = evaluate(op, norm, impl, x_adv, grad, x, torch.arange(12))
+            for count, size in ((1, 1), (2, 12), (2, 1), (3, 5)):
+                torch.set_num_threads(count)
+                parts = [evaluate(op, norm, impl, x_adv, grad, x, ids) for ids in torch.arange(12).split(size)]
+                assert torch.equal(torch.cat(parts), whole)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(*results)
 
 
 @built
-def test_raw_op_checks_its_arguments():
-    x, op = torch.rand(2, 3), ops.PGD_STEP["linf"]["native"]
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_raw_ops_check_their_arguments(norm):
+    x, step, start = torch.rand(2, 3), ops.PGD_STEP[norm]["native"], ops.RANDOM_START[norm]["native"]
     for bad, message in (
         ((x.double(), x, 0.1, 0.1, None, None), "one dtype"),
         ((x[:, :2], x, 0.1, 0.1, None, None), "grad does not broadcast"),
@@ -132,7 +200,12 @@ def test_raw_op_checks_its_arguments():
         ((x, x, 0.1, 0.1, torch.rand(2, 1).double(), None), "eps must be float32"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            op(x.clone(), *bad, 0.0, 1.0, False)
+            step(x.clone(), *bad, 0.0, 1.0, False)
+    with pytest.raises(RuntimeError, match=r"float32, float64, bfloat16 and float16"):
+        step(x.int(), x.int(), x.int(), 0.1, 0.1, None, None, 0.0, 1.0, False)
+    for ids in (torch.arange(3), torch.arange(2).int(), torch.arange(2)[:, None]):
+        with pytest.raises(RuntimeError, match=r"sample_ids must be int64 \[2\]"):
+            start(x.clone(), x, 0.1, None, 1, ids, 0, 0.0, 1.0)
 
 
 def load_copy(tmp_path, monkeypatch, name, **files):

@@ -10,7 +10,7 @@ import torch
 from torch.library import opcheck
 
 from clead_kernels import pgd_step_, project_, random_start_
-from clead_kernels.perturb import ops
+from clead_kernels.perturb import ops, reference
 
 pytestmark = pytest.mark.kernels
 
@@ -191,16 +191,18 @@ def test_halves_stay_inside(images, dtype, norm):
 # --- l2 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_l2_hand_numbers():
+@pytest.mark.parametrize("impl", IMPLS)
+def test_l2_hand_numbers(impl):
     x = torch.tensor([[0.5, 0.5], [0.5, 0.5]], dtype=torch.float64)
     grad = torch.tensor([[3.0, 4.0], [-30.0, 40.0]], dtype=torch.float64)
-    x_adv = pgd_step_(x.clone(), grad, x, eps=0.25, step_size=torch.tensor([0.1, 1.0]).double(), norm="l2")
+    x_adv = pgd_step_(x.clone(), grad, x, eps=0.25, step_size=torch.tensor([0.1, 1.0]).double(), norm="l2", impl=impl)
     torch.testing.assert_close(x_adv - x, torch.tensor([[0.06, 0.08], [-0.15, 0.2]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_l2_matches_the_loop(images, dtype, per_sample):
+@pytest.mark.parametrize("impl", IMPLS)
+def test_l2_matches_the_loop(images, dtype, per_sample, impl):
     x, x_adv, grad = images(dtype)
     grad[1] = 0
     grad[2] *= 1e-30
@@ -210,26 +212,60 @@ def test_l2_matches_the_loop(images, dtype, per_sample):
     if not per_sample:
         eps, step = 0.7, 0.3
     wanted = l2_loop(x_adv, grad, x, *((v.tolist() if per_sample else [v] * 5) for v in (eps, step)))
-    pgd_step_(x_adv, grad, x, eps=eps, step_size=step, norm="l2")
+    pgd_step_(x_adv, grad, x, eps=eps, step_size=step, norm="l2", impl=impl)
     torch.testing.assert_close(x_adv.double(), wanted, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-7)
 
 
-def test_l2_distance_holds_to_1e_6(images):
+@pytest.mark.parametrize("impl", IMPLS)
+def test_l2_distance_holds_to_1e_6(images, impl):
     # Equal elements are the worst case: their rounding errors do not average out.
     for x in (torch.full((4, 3, 32, 32), 0.7), images(shape=(4, 3, 32, 32))[0] * 0.5 + 0.25):
         for eps in (1e-3, 0.5, 3.0):
-            x_adv = project_((x + 0.2).clone(), x, eps=eps, norm="l2")
+            x_adv = project_((x + 0.2).clone(), x, eps=eps, norm="l2", impl=impl)
             distance = (x_adv.double() - x.double()).flatten(1).norm(dim=1)
             assert (distance <= eps * (1 + 1e-6)).all()
             assert (distance >= eps * (1 - 6e-8 * 55 / eps)).all()
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160])
-def test_l2_of_extreme_gradients(scale):
+@pytest.mark.parametrize("impl", IMPLS)
+def test_l2_of_extreme_gradients(scale, impl):
     x = torch.full((1, 2), 0.5, dtype=torch.float64)
     grad = torch.tensor([[3.0, -4.0]], dtype=torch.float64) * scale
-    x_adv = pgd_step_(x.clone(), grad, x, eps=1.0, step_size=0.1, norm="l2")
+    x_adv = pgd_step_(x.clone(), grad, x, eps=1.0, step_size=0.1, norm="l2", impl=impl)
     torch.testing.assert_close(x_adv - x, torch.tensor([[0.06, -0.08]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_l2_leaves_no_number_of_a_sample_with_nan(impl):
+    for spoilt in (0, 1):
+        x_adv, x = torch.full((2, 3, 4), 0.9), torch.full((2, 3, 4), 0.5)
+        (x_adv, x)[spoilt][0, 1, 2] = math.nan
+        project_(x_adv, x, eps=0.1, norm="l2", impl=impl)
+        assert x_adv[0].isnan().all() and x_adv[1].isfinite().all()
+
+
+def test_the_order_of_the_sums():
+    def folded(numbers):
+        while len(numbers) > 1:
+            half = len(numbers) // 2
+            numbers = [a + b for a, b in zip(numbers[:half], numbers[half:], strict=True)]
+        return numbers[0]
+
+    def total(numbers):
+        blocks = [numbers[i : i + 128] for i in range(0, len(numbers), 128)]
+        sums = [folded(block + [0.0] * (128 - len(block))) for block in blocks]
+        return sums[0] if len(sums) == 1 else total(sums)
+
+    for size in (1, 2, 127, 128, 129, 5000, 128 * 128 + 1):
+        terms = torch.rand(2, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+        assert reference._sum(terms).tolist() == [total(row) for row in terms.tolist()]
+
+
+def test_roots_are_correctly_rounded():
+    x = torch.rand(3000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 40
+    x[:3] = torch.tensor([0.0, math.inf, 4.0])
+    assert reference._sqrt(x).tolist() == [math.sqrt(v) for v in x.tolist()]  # IEEE 754's, exact by definition
 
 
 def test_projection_leaves_what_is_inside_alone(images):
@@ -410,8 +446,7 @@ def test_x_adv_is_x():
     project_(parts[:2], parts[2:], eps=0.1)
 
 
-def test_native_refuses_what_it_cannot_do():
-    with pytest.raises(NotImplementedError, match="l2"):
-        pgd_step_(X.clone(), X, X, eps=0.1, step_size=0.1, norm="l2", impl="native")
-    with pytest.raises(NotImplementedError, match="float16"):
-        pgd_step_(X.half().clone(), X.half(), X.half(), eps=0.1, step_size=0.1, impl="native")
+def test_a_named_implementation_refuses_what_it_cannot_do():
+    for images in (X.to("meta"), X.to(torch.float8_e5m2)):
+        with pytest.raises(NotImplementedError, match=r"impl='native' cannot run pgd_step_ on .*native \(cpu; float64"):
+            pgd_step_(images.clone(), images, images.clone(), eps=0.1, step_size=0.1, impl="native")

@@ -6,18 +6,24 @@
 
 namespace clead {
 
-// x_adv + step · sign(grad), projected on [x - eps, x + eps], then on [low, high]; a NaN gradient does not move.
-// Descent is a negative step. The product is exact, so contraction into a multiply-add changes nothing.
+// x_adv on [x - eps, x + eps], then on [low, high].
+template <class Wide>
+CLEAD_FN Wide linf_project(Wide x_adv, Wide x, Wide eps, Wide low, Wide high) {
+  const Wide least = x - eps, most = x + eps;
+  x_adv = x_adv < least ? least : x_adv;
+  x_adv = x_adv > most ? most : x_adv;
+  x_adv = least == least ? x_adv : least;  // NaN stays NaN
+  x_adv = most == most ? x_adv : most;
+  x_adv = x_adv < low ? low : x_adv;
+  return x_adv > high ? high : x_adv;
+}
+
+// x_adv + step · sign(grad), projected; a NaN gradient does not move. Descent is a negative step. The product is
+// exact, so contraction into a multiply-add changes nothing.
 template <class Wide>
 CLEAD_FN Wide linf_step(Wide x_adv, Wide grad, Wide x, Wide eps, Wide step, Wide low, Wide high) {
   const Wide sign = static_cast<Wide>((grad > 0) - (grad < 0));
-  const Wide least = x - eps, most = x + eps;
-  Wide moved = x_adv + step * sign;
-  moved = moved < least ? least : moved;
-  moved = moved > most ? most : moved;
-  moved = x == x ? moved : x;  // NaN stays NaN
-  moved = moved < low ? low : moved;
-  return moved > high ? high : moved;
+  return linf_project<Wide>(x_adv + step * sign, x, eps, low, high);
 }
 
 // size elements; the strides are in elements, eps and step may have stride 0.
@@ -38,6 +44,7 @@ struct LinfRun {
   void pgd_step_linf(const LinfRun<double, double>&); \
   void pgd_step_linf(const LinfRun<float, float>&);   \
   void pgd_step_linf(const LinfRun<Bf16, float>&);    \
+  void pgd_step_linf(const LinfRun<Half, float>&);    \
   }
 CLEAD_FOR_EACH_ISA(CLEAD_DECLARE)
 #undef CLEAD_DECLARE

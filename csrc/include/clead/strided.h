@@ -8,8 +8,11 @@
 
 namespace clead {
 
-// The common shape, with dimensions sorted from the innermost outwards by the first operand's strides and merged where
-// all operands allow it: contiguous tensors, channels-last ones included, become one run.
+// By the first operand's strides, or in C order whatever the strides.
+enum class Order { memory, logical };
+
+// The common shape, with dimensions ordered from the innermost outwards and merged where all operands allow it: in
+// memory order contiguous tensors, channels-last ones included, become one run.
 template <int K>
 class Strided {
  public:
@@ -21,13 +24,15 @@ class Strided {
   };
 
   // strides[k][d] is the stride of operand k in dimension d, 0 where it is broadcast.
-  Strided(const std::vector<int64_t>& sizes, const std::array<std::vector<int64_t>, K>& strides) {
+  Strided(const std::vector<int64_t>& sizes, const std::array<std::vector<int64_t>, K>& strides,
+          Order by = Order::memory) {
     std::vector<size_t> order;
-    for (size_t d = 0; d < sizes.size(); ++d) {
+    for (size_t d = sizes.size(); d-- > 0;) {
       numel_ *= sizes[d];
       if (sizes[d] != 1) order.push_back(d);
     }
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[0][a] < strides[0][b]; });
+    if (by == Order::memory)
+      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[0][a] < strides[0][b]; });
     for (size_t d : order) {
       Offsets step;
       for (int k = 0; k < K; ++k) step[k] = strides[k][d];

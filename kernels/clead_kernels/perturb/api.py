@@ -161,7 +161,9 @@ def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
         )
     if not x_adv.is_floating_point() or x_adv.dim() == 0:
         raise ValueError(f"x_adv must be a float tensor [B, ...], got {x_adv.dtype} {tuple(x_adv.shape)}")
-    if any(size > 1 and stride == 0 for size, stride in zip(x_adv.shape, x_adv.stride(), strict=True)):
+    if not x_adv.is_contiguous() and any(
+        n > 1 and step == 0 for n, step in zip(x_adv.shape, x_adv.stride(), strict=True)
+    ):
         raise ValueError("x_adv is an expanded view whose elements share memory: pass x_adv.contiguous()")
     for name, other in others.items():
         if not isinstance(other, Tensor):
@@ -183,9 +185,15 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
         return True
     if a.numel() == 0 or a.device.type == "meta":
         return False
-    first, second = (a, b) if a.data_ptr() <= b.data_ptr() else (b, a)
-    reach = sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True))
-    return second.data_ptr() < first.data_ptr() + (reach + 1) * first.element_size()
+    gap = b.data_ptr() - a.data_ptr()
+    return gap < _reach(a) if gap >= 0 else -gap < _reach(b)
+
+
+def _reach(x: Tensor) -> int:
+    """Bytes from the first element of ``x`` to the end of its last."""
+    if x.is_contiguous():
+        return x.nbytes
+    return (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))) * x.element_size()
 
 
 def _radius(name: str, value: float | Tensor, x: Tensor, norm: str) -> tuple[float, Tensor | None]:

@@ -4,17 +4,18 @@
 ``low`` and ``high`` are the bounds, infinite where there are none.
 
 Precision. linf works in float32 (float64 for float64 images), so x - eps and x + eps are what float32 says they are.
-l2 works in float64. Both are then rounded once *towards x*, so that a box or ball that holds the exact result holds
-the stored one too; for linf and float32 that rounding changes nothing.
+l2 works in float64, its sums in the order of ``_sum``. Both are then rounded once *towards x*, so that a box or ball
+that holds the exact result holds the stored one too; for linf and float32 that rounding changes nothing.
 
 Order. x_adv is projected on the ball first and clamped to the bounds last. For x inside the bounds the clamp never
-moves x_adv away from x; for x outside them the bounds win. NaN in x_adv or x stays NaN. The sign of a zero is not
-specified.
+moves x_adv away from x; for x outside them the bounds win. NaN in x_adv or x stays NaN; l2, which then has no
+distance to go by, leaves nothing else of the sample. The sign of a zero is not specified.
 
-Randomness. Element e of a sample, counted in C order whatever the memory format, owns draw e of ``philox``. All
-float arithmetic of the random starts is elementwise IEEE arithmetic in the order written, never fused into
-multiply-adds, with correctly rounded division and square root and no library function, and the only sum is one of
-integers: every implementation can and must give the same bits.
+Randomness. Element e of a sample, counted in C order whatever the memory format, owns draw e of ``philox``.
+
+Bits. All float arithmetic is elementwise IEEE arithmetic in the order written, never fused into multiply-adds, with
+correctly rounded division and square root and no library function, and its sums have an order: every implementation
+can and must give the same bits, which depend on nothing but the sample.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .. import philox
 
@@ -56,7 +58,7 @@ def pgd_step_l2(
     targeted: bool,
 ) -> Tensor:
     """project(x_adv ± step_size · grad / ‖grad‖₂); a sample whose gradient is 0 or not finite does not move."""
-    ascent = step_size * _unit(grad.double())
+    ascent = _ascent(grad.double(), step_size)
     moved = x_adv.double() - ascent if targeted else x_adv.double() + ascent
     return project_l2(moved, x, eps, low, high)
 
@@ -73,7 +75,7 @@ def project_l2(x_adv: Tensor, x: Tensor, eps: float | Tensor, low: float, high: 
     centre, moved = x.double(), x_adv.double()
     delta = moved - centre
     norm = _norm(delta)
-    nearest = torch.where(norm > eps, centre + delta * (eps / norm), moved)
+    nearest = torch.where(norm <= eps, moved, centre + delta * _divide(eps, norm))
     return _round_towards(x, nearest.clamp(low, high))
 
 
@@ -97,7 +99,7 @@ def random_start_l2(
     """
     size = x[0].numel()
     z = gaussian(seed, _ids(x, sample_ids), size + 2, step=step)
-    length = torch.sqrt((z * z).sum(1, keepdim=True).clamp_min(1).double())
+    length = _sqrt((z * z).sum(1, keepdim=True).clamp_min(1).double())
     delta = eps * (z[:, :size].double() / length).reshape(x.shape)
     return _round_towards(x, (x.double() + delta).clamp(low, high))
 
@@ -110,7 +112,7 @@ def gaussian(key: int, sample_ids: Tensor, count: int, *, step: int) -> Tensor:
     """
     pairs = (count + 1) // 2
     words = philox.random_words(key, sample_ids, 2 * pairs, step=step).reshape(-1, pairs, 2)
-    radius = torch.sqrt(-2.0 * _log_fraction(words[..., 0] + 1))
+    radius = _sqrt(-2.0 * _log_fraction(words[..., 0] + 1))
     cos, sin = _cos_sin(words[..., 1])
     z = torch.stack((radius * cos, radius * sin), dim=-1).flatten(1)[:, :count]
     return torch.floor(z * 65536.0 + 0.5).to(torch.int64)
@@ -159,16 +161,59 @@ def _round_towards(x: Tensor, value: Tensor) -> Tensor:
     return torch.where(overshoot, bits + torch.where(grow, 1, -1).to(bits.dtype), bits).view(x.dtype)
 
 
-def _unit(grad: Tensor) -> Tensor:
-    """grad / ‖grad‖₂ per sample, 0 for a sample whose gradient is 0 or not finite; no square over- or underflows."""
+def _ascent(grad: Tensor, step_size: float | Tensor) -> Tensor:
+    """step_size · grad / ‖grad‖₂ per sample, 0 for a sample whose gradient is 0 or not finite.
+
+    A power of two brings the gradient near 1 first, so no square over- or underflows; it changes no other bit, and
+    an implementation may leave it out where the squares are safe without it.
+    """
     largest = _per_sample(grad.reshape(len(grad), -1).abs().amax(1), grad)
-    scaled = grad / largest
-    return torch.where((largest > 0) & torch.isfinite(largest), scaled / _norm(scaled), 0.0)
+    scaled = grad / (largest / (2.0 * torch.frexp(largest).mantissa))
+    moves = (largest > 0) & torch.isfinite(largest)
+    return torch.where(moves, scaled * _divide(step_size, _norm(scaled)), 0.0)
 
 
 def _norm(delta: Tensor) -> Tensor:
     """‖delta‖₂ per sample, [B, 1, …]."""
-    return _per_sample(torch.linalg.vector_norm(delta.reshape(len(delta), -1), dim=1), delta)
+    return _per_sample(_sqrt(_sum(delta.reshape(len(delta), -1).square())), delta)
+
+
+def _divide(number: float | Tensor, by: Tensor) -> Tensor:
+    """number / by; torch multiplies a float by the reciprocal instead, which rounds twice."""
+    return torch.as_tensor(number, dtype=by.dtype) / by
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """The correctly rounded root of float64 x ≥ 0 (above 1e-290): MKL's, which torch takes on the CPU, is off by a bit.
+
+    One Newton step with an exact remainder: ``r * r`` is ``square + rest`` (Dekker, 1971), and x - square is exact.
+    """
+    root = torch.sqrt(x)
+    if x.device.type != "cpu":
+        return root
+    high = root * 134217729.0
+    high = high - (high - root)
+    low = root - high
+    square = root * root
+    rest = ((high * high - square) + 2.0 * high * low) + low * low
+    better = root + ((x - square) - rest) / (2.0 * root)
+    return torch.where(torch.isfinite(better), better, root)
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Sums over dim 1 in one fixed order, [B, n] to [B].
+
+    Zeros fill up the last of the blocks of 128 terms, each block is folded onto its first half until one number is
+    left, and so are the blocks' numbers. (A library's order depends on the machine, the threads and the batch.)
+    """
+    while True:
+        blocks = -(-terms.shape[1] // 128)
+        terms = pad(terms, (0, 128 * blocks - terms.shape[1])).reshape(len(terms), blocks, 128)
+        for half in (64, 32, 16, 8, 4, 2, 1):
+            terms = terms[..., :half] + terms[..., half:]
+        terms = terms[..., 0]
+        if blocks == 1:
+            return terms[:, 0]
 
 
 def _per_sample(value: Tensor, x: Tensor) -> Tensor:
