@@ -1,4 +1,4 @@
-// Vectors of the instruction set a file is compiled for, and the few operations the compilers do not find by themselves.
+// Vectors of the instruction set a file is compiled for, and the operations that compilers do not find by themselves.
 // Torch-free, internal linkage; see clead/isa.h.
 #pragma once
 
@@ -124,6 +124,16 @@ inline void store_interleaved(uint64_t* to, U64 a, U64 b) {
 #endif
 }
 
+// Masks of half the width.
+inline I32 halved(I64 mask) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256 wide = (__m256)mask;
+  return (I32)_mm_shuffle_ps(_mm256_castps256_ps128(wide), _mm256_extractf128_ps(wide, 1), _MM_SHUFFLE(2, 0, 2, 0));
+#else
+  return __builtin_convertvector(mask, I32);
+#endif
+}
+
 // Of the neighbours of value the one on the side of x.
 inline void store_towards(F64 value, F64, double* to) { store(to, value); }
 inline void store_towards(F64 value, F64 x, float* to) {
@@ -140,9 +150,9 @@ inline void store_towards(F64 value, F64 x, float* to) {
 #endif
   const F64 back = to_f64(nearest);
   const I64 above = value > x;
-  const I32 past = __builtin_convertvector((above & (back > value)) | (~above & (back < value)), I32);
+  const I32 past = halved((above & (back > value)) | (~above & (back < value)));
   // Floats are sign and magnitude: the magnitude grows where x lies further from zero than value does.
-  const I32 bits = (I32)nearest, grow = ~(__builtin_convertvector(above, I32) ^ (bits >> 31));
+  const I32 bits = (I32)nearest, grow = ~(halved(above) ^ (bits >> 31));
   store(to, bits - (past & (grow | 1)));
 #endif
 }
