@@ -53,12 +53,7 @@ void pack(const Contrast<T>& p, Rows<T>& x, int64_t begin, int64_t end) {
 inline double number(double x) { return x; }
 inline double number(float x) { return x; }
 inline double number(Bf16 x) { return widen(x); }
-inline double number(Half x) {
-  const uint64_t sign = static_cast<uint64_t>(x.bits & 0x8000u) << 48, magnitude = x.bits & 0x7FFFu;
-  const uint64_t bits = sign | magnitude << 42 | (magnitude >= 0x7C00u ? 0x7FF0000000000000u : 0u);
-  // Re-biases the exponent, subnormal numbers included.
-  return __builtin_bit_cast(double, bits) * (magnitude >= 0x7C00u ? 1.0 : 0x1p1008);
-}
+inline double number(Half x) { return widen(x); }
 
 template <class S, class T>
 void load_row(const S* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t d) {

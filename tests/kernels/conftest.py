@@ -29,3 +29,11 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
         return float((actual.detach().double() - truth).norm() / truth.norm())
 
     return measure
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fresh_compiler_cache(tmp_path_factory):
+    """The compiler's cache knows nothing of our fake kernels, and would return code made for an older version of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield

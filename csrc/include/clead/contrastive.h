@@ -16,10 +16,6 @@ constexpr int64_t kStrip = 96;         // rows of a strip; every register tile's
 constexpr double kTinyNorm = 1e-12;    // rows with a smaller norm are divided by this and get no gradient
 constexpr double kLog2e = 1.4426950408889634074;
 
-struct Half {
-  uint16_t bits;
-};
-
 // A sum of powers of two: sum * 2^max.
 template <class T>
 struct Sums {
