@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -32,8 +32,8 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def fresh_compiler_cache(tmp_path_factory):
-    """The compiler's cache knows nothing of our fake kernels, and would return code made for an older version of them."""
+def fresh_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The compiler's cache knows nothing of our fake kernels, and would return code made for older ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
