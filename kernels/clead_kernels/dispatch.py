@@ -70,6 +70,7 @@ SUPPORT: tuple[Support, ...] = (
         for op in _CONTRASTIVE
     ),
     Support("similarity", "reference"),
+    Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
     *(
         Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
