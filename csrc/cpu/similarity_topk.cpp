@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "clead/buffer.h"
-#include "clead/contrastive_bf16.h"
+#include "clead/similarity_rows.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -15,17 +15,16 @@ namespace {
 
 constexpr int64_t kSlack = 32;                // candidates a query collects beyond 2 k before it forgets
 constexpr int64_t kMostQueries = 10 * kStrip;  // of a group: a strip of scores stays in the second-level cache
-constexpr int64_t kMostNumbers = 1 << 17;     // of a group's queries
+constexpr int64_t kMostNumbers = 1 << 19;     // of a group's queries
 constexpr int64_t kMostKeys = 1 << 20;
 constexpr int64_t kLeastSegment = 4096;       // rows of the bank worth a thread
 
 template <class T>
 void keep(Best<T>& best, int64_t query) {
   Key<T>* const keys = best.keys + query * best.capacity;
-  if (best.count[query] > best.k)
-    std::nth_element(keys, keys + best.k - 1, keys + best.count[query], std::greater<Key<T>>());
+  std::nth_element(keys, keys + best.k - 1, keys + best.count[query], std::greater<Key<T>>());
   best.count[query] = best.k;
-  best.cut[query] = *std::min_element(keys, keys + best.k);
+  best.cut[query] = keys[best.k - 1];
   best.least[query] = score_of<T>(best.cut[query]);
 }
 
@@ -46,11 +45,6 @@ struct Plan {
   }
 
   int64_t capacity, group, groups, segment, segments;
-};
-
-struct Outputs {
-  void* values;
-  int64_t* indices;
 };
 
 // S is what the rows are stored in, T what they are computed in.
@@ -76,30 +70,18 @@ class Search {
   }
 
  private:
-  static constexpr bool kBf16 = std::is_same_v<S, Bf16>;
-
   struct Scratch {
     explicit Scratch(const Search& x)
-        : padded(round_to(x.plan_.group, kStrip)), ld(round_to(x.d_, kPanel16) + (x.d_ % 256 == 0 ? 16 : 0)),
-          bf16(kBf16 && products16() != Products16::none), keys(x.plan_.group * x.plan_.capacity),
-          cut(x.plan_.group), count(x.plan_.group), least(padded), unit(padded * ld + ld, T(0)),
+        : padded(round_to(x.plan_.group, kStrip)), ld(x.d_ + (x.d_ % 256 == 0 ? 16 : 0)),
+          keys(x.plan_.group * x.plan_.capacity),
+          cut(x.plan_.group), count(x.plan_.group), least(padded),
           panels(padded * std::max<int64_t>(x.d_, 1), T(0)), strip(kStrip * padded, T(0)),
-          rows(kStrip * ld + ld, T(0)) {
-      if (!bf16) return;
-      to.depth = round_to(x.d_, kPanel16), to.padded = padded;
-      scale = Buffer<float>(padded, 0.0f);
-      halves = Buffer<uint16_t>((2 * padded + kStrip) * to.depth, 0);
-      to.scale = scale.data(), to.rows = halves.data(), to.across = to.rows + padded * to.depth;
-    }
+          rows(kStrip * ld + ld, T(0)) {}
 
     int64_t padded, ld;
-    bool bf16;
     Buffer<Key<T>> keys, cut;
     Buffer<int64_t> count;
-    Buffer<T> least, unit, panels, strip, rows;
-    Buffer<float> scale;
-    Buffer<uint16_t> halves;
-    Rows16 to{};
+    Buffer<T> least, panels, strip, rows;
   };
 
   void search(int64_t group, int64_t segment, const Scratch& s) {
@@ -110,8 +92,12 @@ class Search {
     std::fill_n(best.cut, size, Key<T>(0));
     std::fill_n(best.least, size, std::numeric_limits<T>::quiet_NaN());
     std::fill(best.least + size, best.least + s.padded, std::numeric_limits<T>::infinity());
-    load_queries(q0, size, s);
-    for (int64_t first = n0; first < end; first += kStrip) meet(first, std::min(kStrip, end - first), s, best);
+    const Queries<T> group_rows = load_queries(q0, size, s);
+    for (int64_t first = n0; first < end; first += kStrip) {
+      const int64_t count = std::min(kStrip, end - first);
+      for (int64_t r = 0; r < count; ++r) load_row(bank_, first + r, s.rows.data() + r * s.ld);
+      CLEAD_ISA_CALL(topk_scan(group_rows, s.rows.data(), count, first, s.strip.data(), best));
+    }
     for (int64_t q = 0; q < size; ++q) {
       Key<T>* const keys = best.keys + q * best.capacity;
       if (plan_.segments == 1) {
@@ -123,45 +109,19 @@ class Search {
     }
   }
 
-  void load_queries(int64_t first, int64_t size, const Scratch& s) {
+  Queries<T> load_queries(int64_t first, int64_t size, const Scratch& s) const {
+    const Queries<T> queries{d_, s.ld, s.padded, s.panels.data()};
     for (int64_t q = 0; q < size; ++q) {
-      double inverse;
-      T* const unit = s.unit.data() + q * s.ld;
-      load_row(queries_, first + q, unit, &inverse);
-      if constexpr (kBf16)
-        if (s.bf16) {
-          Rows16 to = s.to;
-          CLEAD_BF16_CALL(bf16_load(row(queries_, first + q), queries_.stride(1), inverse, normalize_, to, q, d_));
-        }
+      load_row(queries_, first + q, s.rows.data());
+      CLEAD_ISA_CALL(topk_pack(queries, q, s.rows.data()));
     }
-    if (s.bf16) {
-      Rows16 to = s.to;
-      CLEAD_BF16_CALL(bf16_pack(to, 0, s.padded, true, false, false));
-    } else {
-      CLEAD_ISA_CALL(topk_pack(Queries<T>{d_, s.ld, s.padded, s.unit.data(), s.panels.data()}));
-    }
+    return queries;
   }
 
-  // One strip of the bank.
-  void meet(int64_t first, int64_t count, const Scratch& s, Best<T>& best) {
-    if constexpr (kBf16)
-      if (s.bf16) {
-        const Queries16 queries{d_, s.to.depth, s.padded, s.to.across, s.to.scale};
-        const Bank16 strip{row(bank_, first), bank_.stride(0), bank_.stride(1), count, first, normalize_};
-        CLEAD_BF16_CALL(topk_scan16(queries, strip, s.to.across + s.padded * s.to.depth, s.strip.data(), best));
-        return;
-      }
-    double inverse;
-    for (int64_t r = 0; r < count; ++r) load_row(bank_, first + r, s.rows.data() + r * s.ld, &inverse);
-    const Queries<T> queries{d_, s.ld, s.padded, s.unit.data(), s.panels.data()};
-    CLEAD_ISA_CALL(topk_scan(queries, s.rows.data(), count, first, s.strip.data(), best));
-  }
-
-  static const S* row(const Tensor& x, int64_t i) { return static_cast<const S*>(x.const_data_ptr()) + i * x.stride(0); }
-
-  void load_row(const Tensor& x, int64_t i, T* out, double* inverse) const {
-    bool gradient;
-    CLEAD_ISA_CALL(contrast_load(row(x, i), x.stride(1), out, inverse, &gradient, normalize_, d_));
+  void load_row(const Tensor& x, int64_t i, T* out) const {
+    const S* const row = static_cast<const S*>(x.const_data_ptr()) + i * x.stride(0);
+    Norm norm;
+    CLEAD_ISA_CALL(unit_row(row, x.stride(1), d_, normalize_, 1.0, out, norm));
   }
 
   void finish(int64_t query, Key<T>* keys, int64_t count) const {

@@ -7,12 +7,10 @@ namespace clead::CLEAD_ISA {
 namespace {
 
 template <class T>
-void pack(const Queries<T>& queries) {
+void pack(const Queries<T>& queries, int64_t query, const T* row) {
   constexpr int64_t kPanel = 2 * kLanes<T>;
-  for (int64_t q = 0; q < queries.padded; ++q) {
-    T* const panel = queries.panels + q / kPanel * kPanel * queries.d + q % kPanel;
-    for (int64_t k = 0; k < queries.d; ++k) panel[k * kPanel] = queries.unit[q * queries.ld + k];
-  }
+  T* const column = queries.panels + query / kPanel * kPanel * queries.d + query % kPanel;
+  for (int64_t k = 0; k < queries.d; ++k) column[k * kPanel] = row[k];
 }
 
 template <class T>
@@ -27,7 +25,7 @@ void scan_strip(const Queries<T>& queries, const T* bank, int64_t count, int64_t
 }  // namespace
 
 #define CLEAD_DEFINE(T)                                                                                       \
-  void topk_pack(const Queries<T>& queries) { pack(queries); }                                                \
+  void topk_pack(const Queries<T>& queries, int64_t query, const T* row) { pack(queries, query, row); }       \
   void topk_scan(const Queries<T>& queries, const T* bank, int64_t count, int64_t first, T* strip, Best<T>& best) { \
     scan_strip(queries, bank, count, first, strip, best);                                                     \
   }

@@ -1,4 +1,4 @@
-// Filters a strip of scores: nearly all are below the bars of their queries. For *.isa.cpp and *.bf16.cpp only.
+// Filters a strip of scores: nearly all are below the bars of their queries. For *.isa.cpp only.
 #pragma once
 
 #include "clead/lanes.h"

@@ -63,26 +63,12 @@ void keep_best(Best<double>&, int64_t query);
 // A group of queries.
 template <class T>
 struct Queries {
-  int64_t d, ld, padded;  // padded: a multiple of kStrip
-  T* unit;                // [padded, ld], normalised if the op asks for it; padded rows are zero
-  T* panels;              // [padded / panel, d, panel]: the same, transposed in panels
-};
-
-struct Queries16 {
-  int64_t d, depth, padded;
-  const uint16_t* across;  // as Rows16
-  const float* scale;      // [padded]
-};
-
-// A strip of the bank in bfloat16, where it lies.
-struct Bank16 {
-  const Bf16* data;
-  int64_t step, inner, count, first;  // strides; rows, and which is the first
-  bool normalize;
+  int64_t d, ld, padded;  // ld: from one row of the bank to the next; padded: queries, to a multiple of kStrip
+  T* panels;              // [padded / panel, d, panel]: the queries, transposed in panels
 };
 
 #define CLEAD_DECLARE_FOR(T)                                                                             \
-  void topk_pack(const Queries<T>&);                                                                     \
+  void topk_pack(const Queries<T>&, int64_t query, const T* row);                                        \
   void topk_scan(const Queries<T>&, const T* bank, int64_t count, int64_t first, T* strip, Best<T>& best);
 #define CLEAD_DECLARE(isa)  \
   namespace isa {           \
@@ -92,16 +78,5 @@ struct Bank16 {
 CLEAD_FOR_EACH_ISA(CLEAD_DECLARE)
 #undef CLEAD_DECLARE
 #undef CLEAD_DECLARE_FOR
-
-// rows: scratch for [kStrip, depth], zero in the padding of the depth.
-#define CLEAD_DECLARE_16(isa)                                                                           \
-  namespace isa {                                                                                       \
-  void topk_scan16(const Queries16&, const Bank16&, uint16_t* rows, float* strip, Best<float>& best); \
-  }
-#if defined(__x86_64__) || defined(_M_X64)
-CLEAD_DECLARE_16(avx512_bf16)
-CLEAD_DECLARE_16(amx)
-#endif
-#undef CLEAD_DECLARE_16
 
 }  // namespace clead
