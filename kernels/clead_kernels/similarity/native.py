@@ -58,14 +58,15 @@ def backward(
         rows_b = _rows(b, normalize) if through_a else None
         sums_a, sums_b = _products(grad, a, b, rows_a, rows_b)
         scale = 1 / float(temperature)
-        nothing = a.new_empty(0, dtype=working_dtype(a.dtype))
-        grad_a = grad_b = radial = nothing
-        if sums_a is not None:
-            grad_a, radial = _through_rows(sums_a, a, normalize, scale)
+        grad_a, grad_b, grad_temperature = (a.new_empty(0, dtype=working_dtype(a.dtype)) for _ in range(3))
         if sums_b is not None:
             grad_b, radial = _through_rows(sums_b, b, normalize, scale)
-        grad_temperature = (-scale * radial.sum()).to(nothing.dtype) if need_temperature else nothing
-        return grad_a if need_a else nothing, grad_b, grad_temperature
+        if sums_a is not None:
+            through, radial = _through_rows(sums_a, a, normalize, scale)
+            grad_a = through if need_a else grad_a
+        if need_temperature:
+            grad_temperature = (-scale * radial.sum()).to(grad_temperature.dtype)
+        return grad_a, grad_b, grad_temperature
 
 
 def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor, Tensor]:
