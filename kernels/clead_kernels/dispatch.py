@@ -69,7 +69,9 @@ SUPPORT: tuple[Support, ...] = (
         Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("topk", ("no",)), ("width", ("up to 512",))))
         for op in _CONTRASTIVE
     ),
+    Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),
+    Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
     *(
         Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
