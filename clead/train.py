@@ -117,7 +117,7 @@ def fit_classifier(session: Session) -> None:
 
 def evaluate(session: Session) -> None:
     """Clean accuracy and every attack of the configuration, on the test split."""
-    config, model = session.config, session.model
+    config, model, folder = session.config, session.model, session.folder
     if "classifier" not in model.heads:
         raise UserError(f"{session.folder.path}: evaluate needs a classifier; run the stage linear_eval first")
     there = {_identity(row) for row in session.folder.results}
@@ -132,7 +132,7 @@ def evaluate(session: Session) -> None:
             key={
                 "run": session.folder.name,
                 "model": session.label,
-                "protocol": "end_to_end" if session.method.labelled else "linear_eval",
+                "protocol": "linear_eval" if checkpoint.latest(folder.checkpoints, "linear_eval") else "end_to_end",
                 "dataset": config.data,
                 "split": "test",
             },

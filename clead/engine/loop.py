@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,27 +86,31 @@ def _train_epoch(task: Fit, epoch: int, optimizer: torch.optim.Optimizer, folder
     loss = None
     for step, batch in _batches(task, epoch):
         lr = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
-        terms = _step(task, batch, optimizer, lr)
         logged = step % log_every == 0 or step + 1 == total
+        metrics: dict[str, Tensor] = {}
+        terms = _step(task, replace(batch, metrics=metrics if logged else None), optimizer, lr)
         if logged:
             values = {name: term.item() for name, term in terms.items()}
             loss = _checked_sum(values, task.stage, step)
         display.update(epoch=epoch + 1, step=step + 1, loss=loss, images=task.batch_size)
         if logged:
             position = {"stage": task.stage, "epoch": epoch + 1, "step": step + 1}
-            speed = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
-            folder.log(**position, loss=loss, **speed, **(values if len(values) > 1 else {}))
+            beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
+            if metrics:
+                beside["metrics"] = {name: value.item() for name, value in metrics.items()}
+            folder.log(**position, loss=loss, **beside, **(values if len(values) > 1 else {}))
 
 
 def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
     """The steps of an epoch: (step of the stage, batch)."""
+    total = task.epochs * task.steps_per_epoch
     task.model.eval()
     task.trained.train()
     order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
     for index in range(task.steps_per_epoch):
         samples = order[index * task.batch_size : (index + 1) * task.batch_size]
         step = epoch * task.steps_per_epoch + index
-        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed)
+        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total)
 
 
 def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:

@@ -1,6 +1,7 @@
 """Losses as pure functions over ``clead_kernels`` that read as their equation."""
 
+from clead.losses.cancellation import cancellation
 from clead.losses.clead import clead_loss
 from clead.losses.margin import instance_margin, margin
 
-__all__ = ["clead_loss", "instance_margin", "margin"]
+__all__ = ["cancellation", "clead_loss", "instance_margin", "margin"]

@@ -26,6 +26,8 @@ class Batch:
         sample_ids: int64 [B], index within the split.
         step: optimiser step of the stage, from 0.
         seed: seed of the run.
+        progress: the share of the stage's steps already done, in [0, 1].
+        metrics: where a method may put scalars to be logged beside the loss; None on steps that are not logged.
     """
 
     images: Tensor
@@ -33,6 +35,8 @@ class Batch:
     sample_ids: Tensor
     step: int
     seed: int
+    progress: float = 0.0
+    metrics: dict[str, Tensor] | None = None
 
     def rng(self, purpose: Purpose, view: int = 0) -> Rng:
         """The random stream of this batch for ``purpose``."""

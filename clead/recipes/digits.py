@@ -15,10 +15,12 @@ from clead.config import (
     OptimizerConfig,
     ProjectorConfig,
 )
+from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
+from clead.methods.sup_con import SupCon
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
@@ -42,6 +44,13 @@ RECIPES = (
     Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
     Recipe("pgd_at_digits", "pgd_at", PGDAdversarialTraining.Config(**_SHARED, attack=_ATTACK), "ours"),
     Recipe("simclr_digits", "simclr", SimCLR.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe("sup_con_digits", "sup_con", SupCon.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe(
+        "adaptive_fnc_digits",
+        "adaptive_fnc",
+        AdaptiveFNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; thresholds as adaptive_fnc_cifar10",
+    ),
     Recipe(
         "clead_digits",
         "clead",
