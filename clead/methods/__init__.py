@@ -8,6 +8,7 @@ from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fnc import FNC
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
@@ -16,6 +17,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "adaptive_fnc": AdaptiveFNC,
     "ce": CrossEntropy,
     "clead": CLead,
+    "fnc": FNC,
     "pgd_at": PGDAdversarialTraining,
     "simclr": SimCLR,
     "sup_con": SupCon,

@@ -18,6 +18,7 @@ from clead.config import (
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fnc import FNC
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
@@ -50,6 +51,12 @@ RECIPES = (
         "adaptive_fnc",
         AdaptiveFNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
         "ours; thresholds as adaptive_fnc_cifar10",
+    ),
+    Recipe(
+        "fnc_digits",
+        "fnc",
+        FNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; rules as fnc_cifar10",
     ),
     Recipe(
         "clead_digits",

@@ -8,6 +8,7 @@ from typing import Any
 
 from clead.config import EncoderConfig, EvaluationConfig, LinearEvalConfig, OptimizerConfig, ProjectorConfig
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.fnc import FNC
 from clead.methods.sup_con import SupCon
 from clead.recipes.base import Recipe
 
@@ -62,4 +63,17 @@ RECIPES = (
     _adaptive("adaptive_fnc_09_07_cifar10", 0.9, 0.7, _NOT_PRINTED),
     _adaptive("adaptive_fnc_09_05_cifar10", 0.9, 0.5, _numbers(93.2, (31.3, 21.6), (19.1, 8.6))),
     _adaptive("adaptive_fnc_09_fixed_cifar10", 0.9, 0.9, _numbers(93.1, (30.1, 21.3), (17.4, 7.5))),
+    Recipe(
+        "fnc_cifar10",
+        "fnc",
+        FNC.Config(**_settings(temperature=0.5, linear_lr=1.0)),
+        f"{_SOURCE}; FNC as that paper describes it, threshold and k of the official FNC code",
+        _numbers(94.9, (28.6, 16.3), (14.7, 6.6)),
+    ),
+    Recipe(
+        "fnc_attract_cifar10",
+        "fnc",
+        FNC.Config(**_settings(temperature=0.5, linear_lr=1.0), combine="and", treatment="attract"),
+        f"{_SOURCE}; FNC's rule as in its official code, without its memory and support views",
+    ),
 )
