@@ -96,6 +96,8 @@ def pretrain(session: Session) -> None:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         meta=session.meta,
+        method=session.method,
+        start_epoch=lambda epoch: session.method.start_epoch(session.model, train.batch, len(train), epoch),
     )
     fit(task, session.folder, session.progress)
 
@@ -290,7 +292,11 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
     """Refuse an ``--impl`` that some operator of the method does not have, before anything is trained."""
     try:
         dispatch.check(
-            [*method.ops, "pgd_step_", "random_start_"], config.impl, device=device.type, dtype=torch.float32
+            [*method.ops, "pgd_step_", "random_start_"],
+            config.impl,
+            device=device.type,
+            dtype=torch.float32,
+            **method.op_features,
         )
     except NotImplementedError as error:
         raise UserError(f"--impl {config.impl}: {error}") from error

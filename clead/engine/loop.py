@@ -17,7 +17,7 @@ from clead.engine.optim import build_optimizer, learning_rate
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
 from clead.errors import UserError
-from clead.methods.base import Batch
+from clead.methods.base import Batch, Method
 from clead.rng import permutation
 
 
@@ -38,6 +38,8 @@ class Fit:
         seed: seed of the run.
         checkpoint_every: epochs between checkpoints.
         meta: what a checkpoint says of the model.
+        method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
+        start_epoch: called with the number of every epoch (from 0) before its first step.
     """
 
     stage: StageName
@@ -52,6 +54,8 @@ class Fit:
     seed: int
     checkpoint_every: int
     meta: dict[str, object]
+    method: Method[Any] | None = None
+    start_epoch: Callable[[int], None] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,6 +75,8 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
             task.stage, total_steps=total, epochs=task.epochs, first_step=first_epoch * task.steps_per_epoch + 1
         ) as display:
             for epoch in range(first_epoch, task.epochs):
+                if task.start_epoch is not None:
+                    task.start_epoch(epoch)
                 _train_epoch(task, epoch, optimizer, folder, display)
                 if (epoch + 1) % task.checkpoint_every == 0 and epoch + 1 < task.epochs:
                     _save(task, optimizer, folder, epoch + 1)
@@ -125,12 +131,18 @@ def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> 
         raise UserError(f"{path / 'meta.json'}: expected {expected}, found {step}")
     saved.load_weights(task.model)
     optimizer.load_state_dict(saved.state["optimizer"])
+    if task.method is not None:
+        state = saved.state.get("method", {})
+        task.method.load_state_dict({name: value.to(task.labels.device) for name, value in state.items()})
     return epoch
 
 
 def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int) -> None:
     meta = {"stage": task.stage, "step": epoch * task.steps_per_epoch, "epoch": epoch, "model": task.meta}
-    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), {"optimizer": optimizer.state_dict()})
+    state: dict[str, Any] = {"optimizer": optimizer.state_dict()}
+    if task.method is not None:
+        state["method"] = task.method.state_dict()
+    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), state)
 
 
 def _step(task: Fit, batch: Batch, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
 from clead.methods.fnc import FNC
+from clead.methods.ifnd import IFND
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ce": CrossEntropy,
     "clead": CLead,
     "fnc": FNC,
+    "ifnd": IFND,
     "pgd_at": PGDAdversarialTraining,
     "simclr": SimCLR,
     "sup_con": SupCon,

@@ -73,6 +73,25 @@ class Method(ABC, Generic[C]):
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, scalars whose sum is minimised."""
 
+    def start_epoch(self, model: Model, images: Callable[[Tensor], Tensor], size: int, epoch: int) -> None:
+        """Look at the whole training split before epoch ``epoch`` (from 0); most methods need not.
+
+        What is kept from one epoch to the next belongs into ``state_dict``, or a resumed run would miss it.
+
+        Args:
+            model: as the previous epoch left it.
+            images: indices int64 [B] -> images [B, C, H, W] in [0, 1], not augmented, on the model's device.
+            size: number of training images; indices are below it, and are the ``sample_ids`` of batches.
+            epoch: the epoch about to start.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the method beside the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave."""
+
     def perturb(
         self,
         model: Model,
@@ -93,6 +112,11 @@ class Method(ABC, Generic[C]):
             rng=rng,
             impl=self.config.impl,
         )
+
+    @property
+    def op_features(self) -> dict[str, str]:
+        """What the calls of its operators need beyond device and dtype, in the names of ``dispatch.resolve``."""
+        return {}
 
     @property
     def adv_branch(self) -> str:

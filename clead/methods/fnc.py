@@ -63,3 +63,8 @@ class FNC(ContrastiveMethod["FNC.Config"]):
             impl=config.impl,
         )
         return {"nt_xent": loss}
+
+    @property
+    def op_features(self) -> dict[str, str]:
+        """Top-k and the treatment, which not every implementation has."""
+        return {"topk": "yes" if self.config.topk else "no", "treatment": self.config.treatment}

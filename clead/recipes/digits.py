@@ -19,6 +19,7 @@ from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
 from clead.methods.fnc import FNC
+from clead.methods.ifnd import IFND
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
@@ -57,6 +58,12 @@ RECIPES = (
         "fnc",
         FNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
         "ours; rules as fnc_cifar10",
+    ),
+    Recipe(
+        "ifnd_digits",
+        "ifnd",
+        IFND.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; clusters and refresh as ifnd_cifar10",
     ),
     Recipe(
         "clead_digits",
