@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +20,28 @@ from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.methods.base import Batch, Method
 from clead.rng import permutation
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """Images of another data set than the one trained on.
+
+    Attributes:
+        images: indices [B] -> images of those samples.
+        size: number of samples.
+    """
+
+    images: Callable[[Tensor], Tensor]
+    size: int
+
+    def batch(self, step: int, batch_size: int, seed: int, device: torch.device) -> Batch:
+        """What step ``step`` of a stage sees: the epochs go by this data set's own size."""
+        epoch, index = divmod(step, self.size // batch_size)
+        samples = _order(seed, self.size, epoch, device)[index * batch_size : (index + 1) * batch_size]
+        return Batch(self.images(samples), torch.full_like(samples, -1), samples, step, seed)
+
+
+_order = lru_cache(maxsize=1)(permutation)
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,7 @@ class Fit:
         checkpoint_every: epochs between checkpoints.
         meta: what a checkpoint says of the model.
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
+        unlabeled: images of another data set, for batches to bring along.
         start_epoch: called with the number of every epoch (from 0) before its first step.
     """
 
@@ -55,6 +79,7 @@ class Fit:
     checkpoint_every: int
     meta: dict[str, object]
     method: Method[Any] | None = None
+    unlabeled: Unlabeled | None = None
     start_epoch: Callable[[int], None] | None = None
 
     @property
@@ -116,7 +141,10 @@ def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
     for index in range(task.steps_per_epoch):
         samples = order[index * task.batch_size : (index + 1) * task.batch_size]
         step = epoch * task.steps_per_epoch + index
-        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total)
+        other = None
+        if task.unlabeled is not None:
+            other = task.unlabeled.batch(step, task.batch_size, task.seed, samples.device)
+        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
 
 
 def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:

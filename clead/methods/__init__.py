@@ -5,6 +5,7 @@ from typing import Any
 
 from clead.errors import UserError
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
@@ -16,6 +17,7 @@ from clead.methods.sup_con import SupCon
 
 METHODS: dict[str, type[Method[Any]]] = {
     "adaptive_fnc": AdaptiveFNC,
+    "ascl": ASCL,
     "ce": CrossEntropy,
     "clead": CLead,
     "fnc": FNC,

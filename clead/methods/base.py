@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from clead.attacks import Constraint, Objective, attack
-from clead.augment import find_augmentation
+from clead.augment import Augmentation, find_augmentation
 from clead.config import AttackConfig, TrainConfig
 from clead.models import Model
 from clead.rng import Purpose, Rng
@@ -27,6 +27,7 @@ class Batch:
         step: optimiser step of the stage, from 0.
         seed: seed of the run.
         progress: the share of the stage's steps already done, in [0, 1].
+        unlabeled: as many images of another data set, labels -1, for methods that ask for one.
         metrics: where a method may put scalars to be logged beside the loss; None on steps that are not logged.
     """
 
@@ -36,6 +37,7 @@ class Batch:
     step: int
     seed: int
     progress: float = 0.0
+    unlabeled: Batch | None = None
     metrics: dict[str, Tensor] | None = None
 
     def rng(self, purpose: Purpose, view: int = 0) -> Rng:
@@ -112,6 +114,16 @@ class Method(ABC, Generic[C]):
             rng=rng,
             impl=self.config.impl,
         )
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """All augmentations it uses, to be checked against the data before training."""
+        return (self.augment,)
+
+    @property
+    def unlabeled_data(self) -> str | None:
+        """A key of clead.data.DATASETS whose training images every batch brings along; None for most methods."""
+        return None
 
     @property
     def op_features(self) -> dict[str, str]:

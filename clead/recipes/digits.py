@@ -16,6 +16,7 @@ from clead.config import (
     ProjectorConfig,
 )
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
 from clead.methods.fnc import FNC
@@ -40,6 +41,9 @@ _SHARED: dict[str, Any] = {
     ),
 }
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
+_TWO_BRANCHES = EncoderConfig(
+    "digits_cnn", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")
+)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 
 RECIPES = (
@@ -64,6 +68,17 @@ RECIPES = (
         "ifnd",
         IFND.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
         "ours; clusters and refresh as ifnd_cifar10",
+    ),
+    Recipe(
+        "ascl_digits",
+        "ascl",
+        replace(
+            ASCL.Config(**_SHARED, attack=_ATTACK, projector=_PROJECTOR, temperature=0.5),
+            adv_augment="digits",
+            contrastive_steps=3,
+            encoder=_TWO_BRANCHES,
+        ),
+        "ours; weights and temperature as ascl_cifar10",
     ),
     Recipe(
         "clead_digits",

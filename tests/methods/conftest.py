@@ -48,3 +48,20 @@ def contrastive_row():
         return sum(log_sum - s[p] for p in positives) / len(positives)
 
     return loss
+
+
+@pytest.fixture
+def check_attack():
+    """x_adv stays in the linf ball and the box, and has a larger loss than x and any of ten random points of the ball.
+
+    ``loss`` maps images to a float; the random points are corners of the ball, as far from x as x_adv may be.
+    """
+
+    def check(loss, x, x_adv, eps):
+        assert ((x_adv - x).abs() <= eps * (1 + 1e-6)).all() and (x_adv >= 0).all() and (x_adv <= 1).all()
+        generator = torch.Generator().manual_seed(1)
+        noise = [torch.randn(x.shape, generator=generator, dtype=x.dtype).sign() for _ in range(10)]
+        with torch.no_grad():
+            assert loss(x_adv) > max(loss(other) for other in (x, *((x + eps * n).clamp(0, 1) for n in noise)))
+
+    return check
