@@ -2,7 +2,7 @@
 
 from clead.losses.ascl import ascl_loss
 from clead.losses.cancellation import cancellation
-from clead.losses.clead import clead_loss
+from clead.losses.clead import Negatives, clead_loss, clead_term
 from clead.losses.margin import instance_margin, margin
 
-__all__ = ["ascl_loss", "cancellation", "clead_loss", "instance_margin", "margin"]
+__all__ = ["Negatives", "ascl_loss", "cancellation", "clead_loss", "clead_term", "instance_margin", "margin"]

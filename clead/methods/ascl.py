@@ -185,6 +185,11 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         return self.config.unlabeled_data
 
     @property
+    def op_features(self) -> dict[str, str]:
+        """Eq. 9 leaves the anchor out of its candidates."""
+        return {"self_index": "yes" if self.config.ascl_weight and self.config.pairs == "view_adv" else "no"}
+
+    @property
     def trained_branches(self) -> tuple[str, ...]:
         """That of the perturbed images, and that of the clean views where there are any."""
         contrastive = self.config.cl_weight > 0 or self.config.ascl_weight > 0
