@@ -44,25 +44,25 @@ def _row(name: str, paper: str, **changes: Any) -> Recipe:
 
 
 RECIPES = (
-    _row("ascl_cifar10", "tables 1 and 7: clean 81.67, PGD-20 53.09 (8/255) and 23.01 (16/255), AutoAttack 45.7"),
+    _row("ascl_cifar10", "ASCL tables 1 and 7: clean 81.67, PGD-20 53.09 (8/255) and 23.01 (16/255), AutoAttack 45.7"),
     _row(
         "ascl_at_only_cifar10",
-        "table 5: clean 79.74, PGD-20 40.51, AutoAttack 36.74",
+        "ASCL table 5: clean 79.74, PGD-20 40.51, AutoAttack 36.74",
         cl_weight=0.0,
         ascl_weight=0.0,
     ),
-    _row("ascl_at_cl_cifar10", "table 5: clean 76.97, PGD-20 48.1, AutoAttack 42.52", ascl_weight=0.0),
-    _row("ascl_at_sup_cl_cifar10", "table 5: clean 81.5, PGD-20 48.09, AutoAttack 42.46", cl_weight=0.0),
+    _row("ascl_at_cl_cifar10", "ASCL table 5: clean 76.97, PGD-20 48.1, AutoAttack 42.52", ascl_weight=0.0),
+    _row("ascl_at_sup_cl_cifar10", "ASCL table 5: clean 81.5, PGD-20 48.09, AutoAttack 42.46", cl_weight=0.0),
     _row(
         "ascl_label_based_cifar10",
-        "table 6: clean 81.5, PGD-20 48.09 (8/255) and 17.75 (16/255)",
+        "ASCL table 6: clean 81.5, PGD-20 48.09 (8/255) and 17.75 (16/255)",
         perturbations="label_based",
     ),
     _row(
         "ascl_label_free_cifar10",
-        "table 6: clean 80.12, PGD-20 50.93 (8/255) and 21.81 (16/255)",
+        "ASCL table 6: clean 80.12, PGD-20 50.93 (8/255) and 21.81 (16/255)",
         perturbations="label_free",
     ),
-    _row("ascl_same_bn_cifar10", "table 8: clean 80.06, PGD-20 50.15", encoder=EncoderConfig("resnet18")),
-    _row("ascl_eq8_cifar10", "section 3.2.1 advises against it, without a number", pairs="adv_adv"),
+    _row("ascl_same_bn_cifar10", "ASCL table 8: clean 80.06, PGD-20 50.15", encoder=EncoderConfig("resnet18")),
+    _row("ascl_eq8_cifar10", "ASCL section 3.2.1 advises against it, without a number", pairs="adv_adv"),
 )
