@@ -92,23 +92,45 @@ class AttackConfig:
 class OptimizerConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    """sgd, or adam with torch's default betas."""
+    name: Literal["sgd", "adam", "lars"] = "sgd"
+    """sgd; adam with torch's default betas; lars: sgd with every tensor's step scaled to its norm."""
     lr: Real = 0.1
     """Peak learning rate."""
     momentum: Real = 0.9
-    """SGD momentum; adam ignores it."""
+    """Momentum of sgd and lars; adam ignores it."""
     weight_decay: Real = 0.0
     """L2 penalty on every parameter."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up; cosine ends at 0."""
+    decay_vectors: bool = True
+    """Whether biases and batch-norm weights get weight decay and lars's scaling too."""
+    trust: Real = 1e-3
+    """LARS: length of a step over length of the weights, at learning rate 1."""
+    schedule: Literal["cosine", "constant", "step", "cyclic"] = "cosine"
+    """Shape after the warm-up; cyclic rises linearly over the first 2/5 of the stage and falls to 0."""
+    milestones: tuple[Real, ...] = (0.6, 0.8)
+    """Schedule step: where the rate is multiplied by gamma, as fractions of the stage's epochs."""
+    gamma: Real = 0.1
+    """Schedule step: see milestones."""
+    final_lr: Real = 0.0
+    """Where the cosine ends."""
     warmup_epochs: int = 0
-    """Epochs of linear warm-up from 0."""
+    """Epochs of linear warm-up."""
+    warmup_lr: Real = 0.0
+    """Where the warm-up begins."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", "above 0", self.lr)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require(self.trust > 0, "trust", "above 0", self.trust)
+        require(
+            all(0 < milestone < 1 for milestone in self.milestones),
+            "milestones",
+            "fractions in (0, 1)",
+            self.milestones,
+        )
+        require(self.gamma > 0, "gamma", "above 0", self.gamma)
+        require(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr}]", self.final_lr)
+        require(0 <= self.warmup_lr <= self.lr, "warmup_lr", f"in [0, lr = {self.lr}]", self.warmup_lr)
         require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
 
 

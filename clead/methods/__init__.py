@@ -9,11 +9,14 @@ from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
+from clead.methods.mart import MART
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
+from clead.methods.trades import TRADES
 
 METHODS: dict[str, type[Method[Any]]] = {
     "adaptive_fnc": AdaptiveFNC,
@@ -25,6 +28,9 @@ METHODS: dict[str, type[Method[Any]]] = {
     "pgd_at": PGDAdversarialTraining,
     "simclr": SimCLR,
     "sup_con": SupCon,
+    "fast_at": FastAdversarialTraining,
+    "mart": MART,
+    "trades": TRADES,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "find_method"]

@@ -19,11 +19,14 @@ from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
+from clead.methods.mart import MART
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
+from clead.methods.trades import TRADES
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
@@ -49,6 +52,14 @@ _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 RECIPES = (
     Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
     Recipe("pgd_at_digits", "pgd_at", PGDAdversarialTraining.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe("trades_digits", "trades", TRADES.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe("mart_digits", "mart", MART.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe(
+        "fast_at_digits",
+        "fast_at",
+        FastAdversarialTraining.Config(**_SHARED, attack=AttackConfig(eps=0.15, step_size=0.1875, steps=1)),
+        "ours",
+    ),
     Recipe("simclr_digits", "simclr", SimCLR.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
     Recipe("sup_con_digits", "sup_con", SupCon.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
     Recipe(

@@ -76,7 +76,11 @@ SUPPORT: tuple[Support, ...] = (
     *(Support(op, "native", devices=("cpu",), features=_NATIVE_RULES) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
+    Support("instance_margin", "reference"),
+    Support("sigmoid_loss", "reference"),
+    Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),
+    Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
     *(
         Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
