@@ -244,6 +244,8 @@ def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> Non
     """Refuse settings that do not fit the data, before the run folder is made."""
     for augmentation in method.augmentations:
         augmentation.check_channels(splits.in_channels)
+    if len(splits.train) < method.min_samples:
+        raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
     for name, size in (("batch_size", config.batch_size), ("linear_eval.batch_size", config.linear_eval.batch_size)):
         if size > len(splits.train):
             raise UserError(f"{name} must be at most the {len(splits.train)} training samples, got {size}")

@@ -128,6 +128,11 @@ class Method(ABC, Generic[C]):
         return (self.augment,)
 
     @property
+    def min_samples(self) -> int:
+        """The least number of training images it can work with."""
+        return 1
+
+    @property
     def unlabeled_data(self) -> str | None:
         """A key of clead.data.DATASETS whose training images every batch brings along; None for most methods."""
         return None

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clead.attacks import frozen
-from clead.errors import UserError
 from clead.models import Model
 from clead.rng import Rng
 
@@ -35,16 +34,11 @@ def kmeans(embeddings: Tensor, clusters: int, rng: Rng) -> tuple[Tensor, Tensor]
 
     Returns:
         labels, int64 [N] in [0, clusters), and centroids [clusters, d], both on the embeddings' device.
-
-    Raises:
-        UserError: there are fewer embeddings than clusters.
     """
     # Imported here: it takes as long as everything else together, and most commands never get here.
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits  # which scikit-learn requires
 
-    if clusters > len(embeddings):
-        raise UserError(f"clusters must be at most the {len(embeddings)} training images, got {clusters}")
     rows = embeddings.double().cpu()
     first = torch.argsort(rng.uniform(1)[:, 0].cpu(), stable=True)[:clusters]
     fitted = KMeans(clusters, init=rows[first].numpy(), n_init=1, max_iter=100)

@@ -88,6 +88,11 @@ class IFND(ContrastiveMethod["IFND.Config"]):
         ]
         return {"nt_xent": torch.stack(losses).mean()}
 
+    @property
+    def min_samples(self) -> int:
+        """An image for every cluster."""
+        return max(self.config.clusters)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The clusters, which a later model cannot find again."""
         return {"pseudo_labels": self.pseudo_labels, "doubt": self.doubt}

@@ -77,10 +77,10 @@ def test_confidence_orders_images_by_their_share_at_their_own_centroid(small):
         assert all(a >= b - 1e-9 for a, b in zip(in_order, in_order[1:], strict=False))
 
 
-def test_too_few_images_for_the_clusters_is_one_sentence(small):
-    method, model, batch = small("ifnd", clusters=(10,))
-    with pytest.raises(UserError, match="clusters must be at most the 6 training images, got 10"):
-        method.start_epoch(model, lambda indices: batch.images[indices], 6, epoch=0)
+def test_too_few_images_for_the_clusters_is_one_sentence_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="need at least 300 training images, got 256"):
+        main(["ifnd", "--clusters", "10", "300", "--train-samples", "256", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_keeps_the_clusters_of_the_interrupted_one(tmp_path, monkeypatch):
