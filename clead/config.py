@@ -152,10 +152,15 @@ class ProjectorConfig:
     """Width of the hidden layer."""
     dim: int = 128
     """Width of the embeddings."""
+    layers: int = 2
+    """Linear layers; 1 is a linear map."""
+    batch_norm: Literal["none", "hidden", "all"] = "none"
+    """Batch norm after the hidden layers, or after all of them; it has the encoder's branches."""
 
     def __post_init__(self) -> None:
         require(self.hidden_dim > 0, "projector.hidden_dim", "above 0", self.hidden_dim)
         require(self.dim > 0, "projector.dim", "above 0", self.dim)
+        require(self.layers > 0, "projector.layers", "above 0", self.layers)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from clead.losses.ascl import ascl_loss
 from clead.losses.cancellation import cancellation
 from clead.losses.clead import Negatives, clead_loss, clead_term
 from clead.losses.margin import instance_margin, margin
+from clead.losses.uel import uel_loss
 
 __all__ = [
     "Negatives",
@@ -17,4 +18,5 @@ __all__ = [
     "margin",
     "mart_loss",
     "trades_loss",
+    "uel_loss",
 ]

@@ -53,7 +53,7 @@ class AdaptiveFNC(ContrastiveMethod["AdaptiveFNC.Config"]):
         """Eq. 4 on both views in one forward pass."""
         config = self.config
         threshold = linear(config.threshold_start, config.threshold_end, batch.progress)
-        embeddings = model.embed(self.views(batch), branch=config.encoder.bn.branches[0])
+        embeddings = model.embed(self.views(batch), branch=self.clean_branch)
         loss = nt_xent(
             embeddings,
             temperature=config.temperature,

@@ -172,7 +172,7 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
     def _embed_views(self, model: Model, inputs: Inputs) -> Tensor | None:
         if self.config.pairs == "adv_adv":
             return None
-        return model.embed(inputs.views, branch=self.config.encoder.bn.branches[0])
+        return model.embed(inputs.views, branch=self.clean_branch)
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
@@ -194,4 +194,4 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         """That of the perturbed images, and that of the clean views where there are any."""
         contrastive = self.config.cl_weight > 0 or self.config.ascl_weight > 0
         clean = contrastive and self.config.pairs == "view_adv"
-        return (self.config.encoder.bn.branches[0], self.adv_branch) if clean else (self.adv_branch,)
+        return (self.clean_branch, self.adv_branch) if clean else (self.adv_branch,)

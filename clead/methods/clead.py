@@ -77,7 +77,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
         """x under every attack, [B, C, H, W] each, from the same view."""
         config = self.config
         with frozen(model), torch.no_grad():
-            anchors = model.embed(x, branch=config.encoder.bn.branches[0])
+            anchors = model.embed(x, branch=self.clean_branch)
 
         def term(z: Tensor) -> Tensor:
             return clead_term(
@@ -113,10 +113,10 @@ class CLead(ContrastiveMethod["CLead.Config"]):
     @property
     def trained_branches(self) -> tuple[str, ...]:
         """That of the clean and that of the adversarial stream."""
-        return (self.config.encoder.bn.branches[0], self.adv_branch)
+        return (self.clean_branch, self.adv_branch)
 
     def _streams(self, size: int, attacks: int) -> Branch:
-        clean = self.config.encoder.bn.branches[0]
+        clean = self.clean_branch
         if self.adv_branch == clean:
             return clean
         return ((clean, size), (self.adv_branch, size * attacks))

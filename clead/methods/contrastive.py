@@ -15,11 +15,18 @@ K = TypeVar("K", bound=ContrastiveConfig)
 
 
 class ContrastiveMethod(Method[K], Generic[K]):
-    """Base of the methods whose loss is on the embeddings of a two-layer projector."""
+    """Base of the methods whose loss is on the embeddings of a projector."""
 
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """A two-layer projector."""
-        return {"projector": Projector(feature_dim, self.config.projector.hidden_dim, self.config.projector.dim)}
+        """The projector."""
+        projector, bn = self.config.projector, self.config.encoder.bn
+        shape = (feature_dim, projector.hidden_dim, projector.dim, projector.layers, projector.batch_norm)
+        return {"projector": Projector(*shape, bn)}
+
+    @property
+    def clean_branch(self) -> str:
+        """The batch-norm branch of clean images."""
+        return self.config.encoder.bn.branches[0]
 
     def views(self, batch: Batch, count: int = 2) -> Tensor:
         """``count`` augmented views of every image, view-major: [count * B, C, H, W]."""

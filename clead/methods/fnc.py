@@ -55,7 +55,7 @@ class FNC(ContrastiveMethod["FNC.Config"]):
         """NT-Xent of both views in one forward pass, without the false negatives."""
         config = self.config
         loss = nt_xent(
-            model.embed(self.views(batch), branch=config.encoder.bn.branches[0]),
+            model.embed(self.views(batch), branch=self.clean_branch),
             temperature=config.temperature,
             false_negatives=FalseNegatives(
                 threshold=config.threshold, topk=config.topk, combine=config.combine, treatment=config.treatment
