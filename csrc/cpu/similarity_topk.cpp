@@ -13,11 +13,11 @@
 namespace clead {
 namespace {
 
-constexpr int64_t kSlack = 32;                // candidates a query collects beyond 2 k before it forgets
-constexpr int64_t kMostQueries = 10 * kStrip;  // of a group: a strip of scores stays in the second-level cache
-constexpr int64_t kMostNumbers = 1 << 19;     // of a group's queries
-constexpr int64_t kMostKeys = 1 << 20;
-constexpr int64_t kLeastSegment = 4096;       // rows of the bank worth a thread
+constexpr int64_t kSlack = 32;                 // candidates a query collects beyond 2 k before it forgets
+constexpr int64_t kMostQueries = 10 * kStrip;  // of a group: its strip of scores stays in the second-level cache
+constexpr int64_t kMostNumbers = 1 << 19;      // and so do its queries
+constexpr int64_t kMostKeys = 1 << 20;         // of a group
+constexpr int64_t kLeastSegment = 4096;        // rows of the bank worth a thread
 
 template <class T>
 void keep(Best<T>& best, int64_t query) {
@@ -34,13 +34,13 @@ int64_t round_to(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 struct Plan {
   Plan(int64_t queries, int64_t bank, int64_t d, int64_t k) : capacity(std::min(bank, 2 * k + kSlack)) {
     const int64_t threads = torch::stable::get_num_threads();
-    const int64_t most = std::min({kMostQueries, kMostNumbers / std::max<int64_t>(d, 1), kMostKeys / capacity});
-    group = std::min(round_to((queries + threads - 1) / threads, kStrip), std::max(most / kStrip * kStrip, kStrip));
-    if (kMostKeys / capacity < group) group = std::max<int64_t>(1, kMostKeys / capacity);
+    const int64_t most = std::min(kMostQueries, kMostNumbers / std::max<int64_t>(d, 1)) / kStrip * kStrip;
+    group = std::min(round_to((queries + threads - 1) / threads, kStrip), std::max(most, kStrip));
+    group = std::max<int64_t>(1, std::min(group, kMostKeys / capacity));
     groups = (queries + group - 1) / group;
-    const int64_t wanted = (threads + groups - 1) / groups;
-    const int64_t longest = std::max<int64_t>(1, bank / std::max(kLeastSegment, 8 * k));
-    segment = round_to((bank + std::min(wanted, longest) - 1) / std::min(wanted, longest), kStrip);
+    const int64_t wanted = (threads + groups - 1) / groups, most_segments = bank / std::max(kLeastSegment, 8 * k);
+    const int64_t parts = std::max<int64_t>(1, std::min(wanted, most_segments));
+    segment = round_to((bank + parts - 1) / parts, kStrip);
     segments = (bank + segment - 1) / segment;
   }
 
@@ -72,11 +72,10 @@ class Search {
  private:
   struct Scratch {
     explicit Scratch(const Search& x)
-        : padded(round_to(x.plan_.group, kStrip)), ld(x.d_ + (x.d_ % 256 == 0 ? 16 : 0)),
-          keys(x.plan_.group * x.plan_.capacity),
-          cut(x.plan_.group), count(x.plan_.group), least(padded),
-          panels(padded * std::max<int64_t>(x.d_, 1), T(0)), strip(kStrip * padded, T(0)),
-          rows(kStrip * ld + ld, T(0)) {}
+        : padded(round_to(x.plan_.group, kStrip)),
+          ld(x.d_ + (x.d_ % 256 == 0 ? 16 : 0)),  // rows a power of two apart would share cache sets
+          keys(x.plan_.group * x.plan_.capacity), cut(x.plan_.group), count(x.plan_.group), least(padded),
+          panels(padded * x.d_, T(0)), strip(kStrip * padded, T(0)), rows(kStrip * ld, T(0)) {}
 
     int64_t padded, ld;
     Buffer<Key<T>> keys, cut;
@@ -86,8 +85,10 @@ class Search {
 
   void search(int64_t group, int64_t segment, const Scratch& s) {
     const int64_t q0 = group * plan_.group, n0 = segment * plan_.segment;
-    const int64_t size = std::min(plan_.group, queries_.size(0) - q0), end = std::min(n0 + plan_.segment, bank_.size(0));
-    Best<T> best{std::min(k_, end - n0), plan_.capacity, size, s.keys.data(), s.count.data(), s.least.data(), s.cut.data()};
+    const int64_t size = std::min(plan_.group, queries_.size(0) - q0);
+    const int64_t end = std::min(n0 + plan_.segment, bank_.size(0));
+    Best<T> best{std::min(k_, end - n0), plan_.capacity, size,         s.keys.data(),
+                 s.count.data(),         s.least.data(), s.cut.data()};
     std::fill_n(best.count, size, 0);
     std::fill_n(best.cut, size, Key<T>(0));
     std::fill_n(best.least, size, std::numeric_limits<T>::quiet_NaN());
@@ -145,9 +146,10 @@ class Search {
 
 void similarity_topk_(Tensor queries, Tensor bank, int64_t k, bool normalize, Tensor values, Tensor indices) {
   const auto dtype = queries.scalar_type();
-  const int64_t m = queries.size(0), n = bank.size(0);
-  STD_TORCH_CHECK(queries.dim() == 2 && bank.dim() == 2 && queries.size(1) == bank.size(1) && bank.scalar_type() == dtype,
+  STD_TORCH_CHECK(queries.dim() == 2 && bank.dim() == 2 && queries.size(1) == bank.size(1) &&
+                      bank.scalar_type() == dtype,
                   "queries and bank must be [rows, d] with one d and one dtype");
+  const int64_t m = queries.size(0), n = bank.size(0);
   STD_TORCH_CHECK(n < int64_t(1) << 32, "bank has too many rows");
   STD_TORCH_CHECK(k >= 1 && k <= n, "k must be in [1, ", n, "]");
   STD_TORCH_CHECK(values.is_contiguous() && values.numel() == m * k && indices.is_contiguous() &&
