@@ -1,68 +1,57 @@
 """TRADES, MART and fast adversarial training: what their attacks raise, and what they leave alone."""
 
+import pytest
 import torch
 import torch.nn.functional as F
-from test_every_method import batch, make
 
-from clead.losses import kl_divergence
-
-
-def best_random(loss, x, eps, tries=10):
-    generator = torch.Generator().manual_seed(7)
-    noises = [(x + eps * torch.randn(x.shape, generator=generator).sign()).clamp(0, 1) for _ in range(tries)]
-    with torch.no_grad():
-        return max(loss(noise).item() for noise in noises)
+from clead.losses import kl_divergence, mart_loss
 
 
-def test_trades_attack_raises_the_divergence():
-    method, model = make("trades")
-    model.eval()
-    b = batch()
-    x = method.augment(b.images, b.rng("augment"))
-    x_adv = method.diverge(model, x, b)
-    assert ((x_adv - x).abs() <= 0.15 + 1e-7).all() and ((x_adv >= 0) & (x_adv <= 1)).all()
+def test_the_trades_attack_raises_the_divergence(small, check_attack):
+    method, model, batch = small("trades")
+    x = method.augment(batch.images, batch.rng("augment"))
     with torch.no_grad():
         clean = model.logits(x, branch="clean")
-
-    def divergence(images):
-        return kl_divergence(model.logits(images, branch="clean"), clean).mean()
-
-    assert divergence(x_adv) > max(0.0, best_random(divergence, x, 0.15))
+    x_adv = method.diverge(model, x, batch)
+    check_attack(lambda images: kl_divergence(model.logits(images, branch="clean"), clean).mean(), x, x_adv, 0.15)
 
 
-def test_mart_and_fast_at_train_on_attacked_images():
-    for name, term in (("mart", "bce"), ("fast_at", "ce_adv")):
-        method, model = make(name)
-        model.eval()
-        b = batch()
-        x = method.augment(b.images, b.rng("augment"))
+@pytest.mark.parametrize("name", ["mart", "fast_at"])
+def test_the_others_ascend_cross_entropy(small, check_attack, name):
+    method, model, batch = small(name)
+    seen = []
+    original = model.logits
 
-        def clean_loss(images, method=method, model=model, b=b, term=term):
-            logits = model.logits(images, branch="clean")
-            if term == "ce_adv":
-                return F.cross_entropy(logits, b.labels)
-            p = logits.softmax(1)
-            others = p.scatter(1, b.labels[:, None], 0.0).amax(1)
-            return -(p.gather(1, b.labels[:, None])[:, 0].log() + (1 - others).log()).mean()
+    def spy(images, branch):
+        seen.append(images.detach())
+        return original(images, branch)
 
-        with torch.no_grad():
-            found = method.training_loss(model, b)[term]
-            assert found > max(clean_loss(x), best_random(clean_loss, x, 0.15))
+    model.logits = spy
+    terms = method.training_loss(model, batch)
+    del model.logits
+    x = method.augment(batch.images, batch.rng("augment"))
+    x_adv = seen[-1][-len(x) :]
+
+    def loss(images):
+        return F.cross_entropy(model.logits(images, branch="clean"), batch.labels)
+
+    check_attack(loss, x, x_adv, 0.15)
+    with torch.no_grad():
+        if name == "fast_at":
+            assert terms["ce_adv"] == loss(x_adv)
+        else:
+            logits = [model.logits(images, branch="clean") for images in (x, x_adv)]
+            expected = mart_loss(*logits, batch.labels, beta=5.0)
+            assert all(torch.allclose(terms[key], expected[key], rtol=1e-9) for key in ("bce", "kl"))
 
 
-def test_attacks_leave_the_running_statistics_alone():
-    for name in ("trades", "mart", "fast_at"):
-        method, model = make(name)
-        model.train()
-        before = {key: value.clone() for key, value in model.state_dict().items() if "running_" in key}
-        seen = []
-        original = model.logits
-        model.logits = lambda x, branch, original=original, seen=seen: (seen.append(len(x)), original(x, branch))[1]
-        method.training_loss(model, batch())
-        del model.logits
-        state = model.state_dict()
-        changed = [key for key, value in before.items() if not torch.equal(state[key], value)]
-        # One forward pass in train mode moves every statistic once, by the momentum.
-        assert len(changed) == len(before) and len(seen) > 1
-        tracked = [value for key, value in state.items() if key.endswith("num_batches_tracked")]
-        assert all(value == 1 for value in tracked)
+@pytest.mark.parametrize("name", ["trades", "mart", "fast_at"])
+def test_only_the_training_pass_moves_the_running_statistics(small, name):
+    method, model, batch = small(name)
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running_" in key}
+    method.training_loss(model, batch)
+    after = model.state_dict()
+    assert all(not torch.equal(after[key], value) for key, value in before.items())
+    tracked = [value for key, value in after.items() if key.endswith("num_batches_tracked")]
+    assert all(int(value) == 21 for value in tracked)  # 20 by the fixture
