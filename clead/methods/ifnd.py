@@ -77,14 +77,16 @@ class IFND(ContrastiveMethod["IFND.Config"]):
         """The mean over granularities, on both views in one forward pass."""
         embeddings = model.embed(self.views(batch), branch=self.clean_branch)
         trusted = self.doubt[:, batch.sample_ids] < batch.progress
+        labels = torch.where(trusted, self.pseudo_labels[:, batch.sample_ids], -1)
+        self.log_cancelled(batch, embeddings, FalseNegatives(labels=labels))
         losses = [
             nt_xent(
                 embeddings,
                 temperature=self.config.temperature,
-                false_negatives=FalseNegatives(labels=labels),
+                false_negatives=FalseNegatives(labels=level),
                 impl=self.config.impl,
             )
-            for labels in torch.where(trusted, self.pseudo_labels[:, batch.sample_ids], -1)
+            for level in labels
         ]
         return {"nt_xent": torch.stack(losses).mean()}
 

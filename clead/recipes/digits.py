@@ -50,12 +50,11 @@ _SHARED: dict[str, Any] = {
     ),
 }
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
-_TWO_BRANCHES = EncoderConfig(
-    "digits_cnn", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")
-)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
-_CLAE_BRANCHES = BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
-_ADV_BRANCHES = BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv")
+_TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
+_CLAE_BRANCHES = EncoderConfig(
+    "digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
+)
 
 RECIPES = (
     Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
@@ -114,7 +113,7 @@ RECIPES = (
         "clae_digits",
         "clae",
         CLAE.Config(
-            **{**_SHARED, "encoder": EncoderConfig("digits_cnn", _CLAE_BRANCHES)},
+            **{**_SHARED, "encoder": _CLAE_BRANCHES},
             projector=_PROJECTOR,
             temperature=0.2,
             attack=AttackConfig(eps=0.05, step_size=0.05, steps=1, random_start=False),
@@ -131,7 +130,7 @@ RECIPES = (
         "acl_digits",
         "acl",
         ACL.Config(
-            **{**_SHARED, "encoder": EncoderConfig("digits_cnn", _ADV_BRANCHES)},
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
             projector=_PROJECTOR,
             temperature=0.2,
             attack=_ATTACK,
