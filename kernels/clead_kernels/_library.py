@@ -54,10 +54,44 @@ def define_functional(
     name = define(schema)
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"clead::{name}", fake, lib=LIBRARY)
-    if backward is not None:
-        torch.library.register_autograd(f"clead::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     op: Callable[..., Any] = getattr(torch.ops.clead, name).default
+    if backward is not None:
+        LIBRARY.impl(name, _autograd_kernel(op, backward, setup_context), "Autograd", with_keyset=True)
     return op
+
+
+def _autograd_kernel(
+    op: Any, backward: Callable[..., Any], setup_context: Callable[..., None] | None
+) -> Callable[..., Any]:
+    """What ``torch.library.register_autograd`` makes, for ops that are always called with all arguments.
+
+    That one asks the schema for every argument's default in every call: 130 of the 400 microseconds that a loss of 8
+    rows took, forward and backward.
+    """
+
+    def below_autograd(keyset: Any, *inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs_and_keyset: Any) -> Any:
+            *inputs, keyset = inputs_and_keyset
+            output = below_autograd(keyset, *inputs)
+            if setup_context is not None:
+                setup_context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return (*backward(ctx, *grads), None)
+
+    def kernel(keyset: Any, *inputs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return Differentiable.apply(*inputs, keyset)  # type: ignore[no-untyped-call]
+        return below_autograd(keyset, *inputs)
+
+    return kernel
 
 
 def refuse_second_derivative(ctx: Any, *grads: Any) -> Any:
