@@ -247,8 +247,8 @@ def test_numerical_bar(door, temperature, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("door", DOORS)
 def test_bits_depend_on_neither_run_nor_threads(door, dtype):
-    a, b = numbers(460, 40, seed=1, dtype=dtype), numbers(460, 40, seed=2, dtype=dtype)
-    rule = FalseNegatives(threshold=0.3)
+    a, b = numbers(462, 40, seed=1, dtype=dtype), numbers(462, 40, seed=2, dtype=dtype)
+    rule = FalseNegatives(topk=7) if "," in door else FalseNegatives(threshold=0.3)
     threads, runs = torch.get_num_threads(), []
     try:
         for count in (1, 1, 2, 5):
