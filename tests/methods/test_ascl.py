@@ -72,7 +72,9 @@ def test_the_loss_is_equation_10(small, contrastive_row, perturbations):
     crafted_by = {"label_based": "at", "label_free": "cl"}.get(perturbations)
     x = {term: method.perturbed(model, method.inputs(batch), crafted_by or term) for term in ("at", "cl", "ascl")}
     assert torch.equal(x["at"], x["cl"]) == (crafted_by is not None)
-    views = model.embed(inputs_of(method, batch)[1], branch="clean").tolist()
+    weak, strong = inputs_of(method, batch)
+    assert all((it - weak).abs().max() <= 0.15 * (1 + 1e-6) for it in x.values())
+    views = model.embed(strong, branch="clean").tolist()
     adversarial = {term: model.embed(x[term], branch="adv").tolist() for term in ("cl", "ascl")}
     tau = method.config.temperature
     expected = {
