@@ -12,11 +12,15 @@ import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from clead import data, report
 from clead.attacks.autoattack import available as autoattack_available
@@ -32,6 +36,7 @@ from clead.models import Model
 from clead.protocols.catalogue import NORMS, AttackSpec, find_attack
 from clead.protocols.robustness import robustness
 from clead.protocols.subject import Classifier, Subject
+from clead.protocols.transfer import Transfer
 
 LABELS = ("undefended", "random")
 NOT_A_WARNING = {"subset", "sweep", "headline"}
@@ -58,14 +63,43 @@ class Opened:
     folders: tuple[Path, ...]
 
 
-def attacks(opened: Opened, arguments: argparse.Namespace) -> Iterator[Row]:
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One command: what it asks for, and everything it was given.
+
+    Attributes:
+        arguments: the command line.
+        models: all of them, in order.
+    """
+
+    arguments: argparse.Namespace
+    models: list[Opened]
+
+    def radii(self, opened: Opened) -> Sequence[float]:
+        """``--eps``, or those of the run."""
+        return self.arguments.eps or opened.config.evaluation.eps
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """The adversarial images of all models."""
+        spec = find_attack("pgd20", norm=self.arguments.norm, steps=self.arguments.steps)
+        return Transfer([opened.subject for opened in self.models], spec)
+
+
+def attacks(session: Session, opened: Opened) -> Iterator[Row]:
     """Clean accuracy and the attacks of the command line."""
-    radii = arguments.eps or opened.config.evaluation.eps
-    yield from robustness(opened.subject, chosen_attacks(opened.config, arguments), radii)
+    yield from robustness(opened.subject, chosen_attacks(opened.config, session.arguments), session.radii(opened))
 
 
-PROTOCOLS: dict[str, Callable[[Opened, argparse.Namespace], Iterator[Row]]] = {
+def transfer(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD-20 made on each model, shown to this one."""
+    for eps in session.radii(opened):
+        yield from session.transfer.rows(opened.subject, eps)
+
+
+PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
     "attacks": attacks,
+    "transfer": transfer,
 }
 
 
@@ -88,7 +122,16 @@ def open_all(arguments: argparse.Namespace) -> list[Opened]:
         if arguments.comparisons:
             paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
     cache: dict[tuple[str, Path], Splits] = {}
-    return [open_model(path, arguments, cache) for path in {path.resolve(): path for path in paths}.values()]
+    models = [open_model(path, arguments, cache) for path in {path.resolve(): path for path in paths}.values()]
+    names: dict[str, Path] = {}
+    for opened, path in zip(models, paths, strict=False):
+        name = opened.subject.key["run"]
+        if name in names and names[name] != path:
+            raise UserError(
+                f"{path}: expected models with names of their own, but {names[name]} is called {name!r} too"
+            )
+        names[name] = path
+    return models
 
 
 def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str, Path], Splits]) -> Opened:
@@ -123,7 +166,7 @@ def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str,
     samples = torch.arange(min(len(splits.test), arguments.samples or len(splits.test)), device=device)
     subject = Subject(
         str(path),
-        Classifier.of(model, model.evaluation_branch),
+        Classifier.of(model, model.evaluation_branch, getattr(config, "temperature", 0.5)),
         splits.test,
         samples,
         key,
@@ -157,11 +200,11 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
     write_results(file, list(merged.values()))
 
 
-def evaluate(opened: Opened, arguments: argparse.Namespace, console: Console, versions: str) -> list[Row]:
+def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
     """Every row that was asked for of one model, each on disk before the next is measured."""
     rows: list[Row] = []
-    for protocol in arguments.protocols:
-        todo = PROTOCOLS[protocol](opened, arguments)
+    for protocol in session.arguments.protocols:
+        todo = PROTOCOLS[protocol](session, opened)
         while True:
             waiting = f"{opened.subject.key['run']}: {protocol}, {len(rows)} rows done"
             with console.status(waiting) if console.is_terminal else nullcontext():
@@ -199,17 +242,48 @@ def write_csv(folder: Path) -> None:
 def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
     """The tables, the headline of every model, and every red flag."""
     methods = {opened.subject.key["run"]: opened.method for opened in todo}
-    shown = [{**row, "method": methods[row["run"]]} for row in rows]
+    matrix = [row for row in rows if is_transfer(row)]
+    shown = [{**row, "method": methods[row["run"]]} for row in rows if not is_transfer(row)]
+    for norm, eps in dict.fromkeys((row["norm"], row["eps"]) for row in matrix):
+        report.emit(console, f"transfer at {norm} eps {eps:.4g}: targets in rows, sources in columns, accuracy in %")
+        console.print(transfer_table([row for row in matrix if (row["norm"], row["eps"]) == (norm, eps)]))
     for dataset in dict.fromkeys(row["dataset"] for row in shown):
         report.show_table([row for row in shown if row["dataset"] == dataset], console, markdown=False)
     report.emit(console, *headlines(rows), *warnings(rows))
+
+
+def is_transfer(row: Row) -> bool:
+    """Whether the adversarial images of a row were made on a model that the row names."""
+    return str(row["attack"]).startswith("transfer:")
+
+
+def transfer_table(rows: Sequence[Row]) -> Table:
+    """Targets in rows, sources in columns, accuracy in percent."""
+    sources = list(dict.fromkeys(row["attack"].removeprefix("transfer:") for row in rows))
+    title = (
+        f"transfer at {rows[0]['norm']} eps {rows[0]['eps']:.4g}: targets in rows, sources in columns, accuracy in %"
+    )
+    table = Table(title=Text(title), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for source in sources:
+        table.add_column(Text(source), justify="right", overflow="fold")
+    for target in dict.fromkeys(row["run"] for row in rows):
+        cells = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in rows if row["run"] == target}
+        table.add_row(Text(target), *(cells[f"transfer:{source}"] for source in sources))
+    return table
 
 
 def headlines(rows: Iterable[Row]) -> Iterator[str]:
     """What a claim of robustness may rest on, per model, norm and radius; or that there is nothing."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if row["attack"] and row["eps"] and "sweep" not in row["flags"] and not row["corruption"]:
+        if (
+            row["attack"]
+            and row["eps"]
+            and not is_transfer(row)
+            and "sweep" not in row["flags"]
+            and not row["corruption"]
+        ):
             groups.setdefault((row["run"], row["model"], row["norm"], row["eps"]), []).append(row)
     for (run, _, norm, eps), group in groups.items():
         best = min((row for row in group if "headline" in row["flags"]), key=_strength, default=None)
@@ -296,6 +370,7 @@ def main(argv: list[str]) -> None:
     for opened in todo:
         chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
     versions = versions_of(arguments.device)
+    session = Session(arguments, todo)
     folders = list(dict.fromkeys(folder.resolve() for opened in todo for folder in opened.folders))
     rows: list[Row] = []
     with ExitStack() as locks:
@@ -304,7 +379,7 @@ def main(argv: list[str]) -> None:
             locks.enter_context(RunFolder(folder).locked())
         for opened in todo:
             try:
-                rows += evaluate(opened, arguments, console, versions)
+                rows += evaluate(session, opened, console, versions)
             except NotImplementedError as error:
                 raise UserError(f"{opened.subject.name}: {error}") from error
         for folder in folders:

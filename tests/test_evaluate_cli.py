@@ -165,3 +165,14 @@ def test_a_measured_accuracy_does_not_depend_on_the_batch_size(run, tmp_path):
             ]
         )
     assert [row["accuracy"] for row in rows(out[0])] == [row["accuracy"] for row in rows(out[1])]
+
+
+def test_transfer_shows_every_pair_and_equal_names_are_refused(run, capsys):
+    both = [str(run), str(run / "comparisons" / "random")]
+    evaluate.main([*both, "--protocols", "transfer", "--eps", "0.1", "--samples", "20"])
+    found = {(row["run"], row["attack"]) for row in rows(run) if str(row["attack"]).startswith("transfer")}
+    assert found == {("main", "transfer:main"), ("main", "transfer:random")}
+    assert "targets in rows, sources in columns" in capsys.readouterr().out
+    other = shutil.copytree(run, run.parent / "elsewhere" / "main")
+    with pytest.raises(UserError, match="expected a name of its own, but .* is 'main' too"):
+        evaluate.main([str(run), str(other)])

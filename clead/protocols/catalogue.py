@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clead.attacks import Constraint, Objective, attack
+from clead.attacks import Constraint, Objective, attack, frozen
 from clead.attacks.autoattack import PARTS, autoattack
+from clead.attacks.contrastive import instance_loss
 from clead.attacks.cw_l2 import cw_l2
 from clead.attacks.mifgsm import mifgsm
 from clead.attacks.one_step import rfgsm
@@ -98,6 +99,7 @@ class AttackSpec:
         restarts: independent attempts; None where the attack knows none.
         targets: one attempt per wrong class, the likeliest first, instead of restarts.
         library: looks after batches and broken images itself.
+        joint: what happens to an image depends on the others of its batch, so none is left out.
     """
 
     name: str
@@ -110,6 +112,7 @@ class AttackSpec:
     restarts: int | None = None
     targets: bool = False
     library: bool = False
+    joint: bool = False
 
     def turns(self, classes: int) -> int:
         """Attempts per image."""
@@ -181,6 +184,17 @@ def _mifgsm(spec: AttackSpec, problem: Problem) -> Perturbed:
     return Perturbed(x_adv)
 
 
+def _contrastive(spec: AttackSpec, problem: Problem) -> Perturbed:
+    classifier = problem.classifier
+    if not classifier.encodings:
+        raise UserError("the contrastive attack needs a model with an encoder, got one that gives logits only")
+    *_, encode = classifier.encodings.values()
+    with frozen(classifier.module), torch.no_grad():
+        anchors = encode(problem.x)
+    loss = instance_loss(anchors, temperature=classifier.temperature, impl=problem.impl)
+    return _ascend(spec, problem, Objective(classifier.module, encode, loss), best=False)
+
+
 def _cw_l2(spec: AttackSpec, problem: Problem) -> Perturbed:
     assert spec.steps is not None
     x_adv, distance = cw_l2(problem.objective(margin), problem.x, steps=spec.steps)
@@ -217,6 +231,16 @@ _CATALOGUE = (
     AttackSpec(
         "targeted", "pgd_targeted", _targeted, steps=20, relative_step=0.25, random_start=True, restarts=1, targets=True
     ),
+    AttackSpec(
+        "contrastive",
+        "contrastive",
+        _contrastive,
+        steps=20,
+        relative_step=0.25,
+        random_start=True,
+        restarts=1,
+        joint=True,
+    ),
     AttackSpec("apgd_ce", "apgd_ce", _autoattack, steps=100, library=True),
     AttackSpec("apgd_dlr", "apgd_dlr", _autoattack, steps=100, library=True),
     AttackSpec("apgd_t", "apgd_t", _autoattack, steps=100, library=True),
@@ -226,7 +250,7 @@ _CATALOGUE = (
 )
 assert {spec.attack for spec in _CATALOGUE if spec.library} == set(PARTS)
 CATALOGUE = {spec.name: spec for spec in _CATALOGUE}
-_COUNTED = {"pgd", "mifgsm", "targeted", "cw"}  # take their number of steps in the name: pgd20
+_COUNTED = {"pgd", "mifgsm", "targeted", "cw", "contrastive"}  # take their number of steps in the name: pgd20
 _ONLY = {"fgsm": ("linf", "l2"), "rfgsm": ("linf",), "ffgsm": ("linf",), "cw": ("linf",), "cw_l2": ("l2",)}
 
 
@@ -236,7 +260,7 @@ def find_attack(text: str, *, norm: str = "linf", steps: int | None = None, rest
     Args:
         text: the name.
         norm: the ball, where the name has none.
-        steps: of pgd, cw, mifgsm and targeted, where the name has none.
+        steps: of pgd, cw, mifgsm, targeted and contrastive, where the name has none.
         restarts: of the attacks with a random start (targeted has its targets instead).
 
     Raises:

@@ -60,7 +60,7 @@ def attack_all(
     robust, found, flags = correct.clone(), images.clone(), dict[str, None]()
     distance = torch.full((len(images),), math.nan, dtype=torch.float64, device=images.device)
     for turn in range(turns):
-        todo = (robust if skip else torch.ones_like(robust)).nonzero().squeeze(1)
+        todo = (robust if skip and not spec.joint else torch.ones_like(robust)).nonzero().squeeze(1)
         for part in todo.split(size) if len(todo) else ():
             problem = Problem(
                 subject.classifier,

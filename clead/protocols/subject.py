@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,15 +23,22 @@ class Classifier:
     Attributes:
         module: what must not change while it is looked at.
         logits: images -> logits, with gradients.
+        encodings: images -> encodings [B, d] by name: ``features``, and ``embeddings`` where there is a projector.
+        temperature: of the contrastive loss on the last of the encodings.
     """
 
     module: nn.Module
     logits: Callable[[Tensor], Tensor]
+    encodings: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    temperature: float = 0.5
 
     @classmethod
-    def of(cls, model: Model, branch: str) -> Classifier:
+    def of(cls, model: Model, branch: str, temperature: float = 0.5) -> Classifier:
         """The classifier head of ``model`` on its encoder, through the batch-norm branch ``branch``."""
-        return cls(model, lambda x: model.logits(x, branch=branch))
+        encodings = {"features": lambda x: model.features(x, branch=branch)}
+        if "projector" in model.heads:
+            encodings["embeddings"] = lambda x: model.embed(x, branch=branch)
+        return cls(model, lambda x: model.logits(x, branch=branch), encodings, temperature)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
