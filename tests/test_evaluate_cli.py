@@ -6,12 +6,15 @@ import shutil
 
 import pytest
 
-from clead import evaluate, train
+from clead import train
 from clead.attacks.autoattack import available
 from clead.engine import checkpoint
 from clead.engine.results import KEY
 from clead.engine.run import RunFolder
 from clead.errors import UserError
+from clead.evaluate import command as evaluate
+from clead.evaluate import session
+from clead.protocols.catalogue import AttackSpec, find_attack
 
 TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--attack.steps", "1"]
 TINY += ["--checkpoint-every", "1", "--evaluation.sweep-eps", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]
@@ -56,14 +59,13 @@ def test_rows_are_added_by_key_and_none_is_lost(run, capsys):
 
 
 def test_an_interruption_keeps_the_rows_that_are_finished(run, monkeypatch):
-    original = evaluate.find_attack("pgd7")
+    original = find_attack("pgd7")
 
     def interrupted(spec, problem):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        evaluate, "chosen_attacks", lambda *_: [original, evaluate.AttackSpec("stop", "pgd", interrupted, steps=1)]
-    )
+    stop = AttackSpec("stop", "pgd", interrupted, steps=1)
+    monkeypatch.setattr(session, "chosen_attacks", lambda *_: [original, stop])
     with pytest.raises(KeyboardInterrupt):
         evaluate.main([str(run), "--eps", "0.05", "--samples", "20"])
     assert [row["samples"] for row in rows(run) if row["name"] == "pgd7"] == [20]
