@@ -178,3 +178,24 @@ def test_transfer_shows_every_pair_and_equal_names_are_refused(run, capsys):
     other = shutil.copytree(run, run.parent / "elsewhere" / "main")
     with pytest.raises(UserError, match="expected a name of its own, but .* is 'main' too"):
         evaluate.main([str(run), str(other)])
+
+
+def test_measures_have_a_file_of_their_own_with_formulas(run):
+    both = [str(run), str(run / "comparisons" / "random")]
+    command = [*both, "--protocols", "attacks,metrics", "--attacks", "fgsm", "--eps", "0.1", "--samples", "50"]
+    evaluate.main([*command, "--gap", "random,main"])
+    evaluate.main(command)  # replaces, and drops nothing
+    content = json.loads((run / "measures.json").read_text())
+    values = {(m["model"], m["name"], m["of"]): m["value"] for m in content["measures"]}
+    assert len(values) == len(content["measures"]) == 2 * (6 + 1 + 1)
+    for of in ("features", "embeddings"):
+        assert 0 <= values["trained", "alignment", of] <= 4
+        assert values["trained", "uniformity", of] < 0 < values["trained", "class_distance_ratio", of]
+    of = "fgsm linf eps 0.1"
+    found = {row["name"]: row["accuracy"] for row in rows(run) if row["model"] == "trained" and row["samples"] == 50}
+    assert values["trained", "relative_drop", of] == (found["clean"] - found["fgsm"]) / found["clean"]
+    assert values["trained", "gap_closed", f"{of}, random to main"] == 1
+    assert values["random", "gap_closed", f"{of}, random to main"] == 0
+    assert all(measure["formula"] for measure in content["measures"])
+    with pytest.raises(UserError, match="--gap must name runs that are evaluated, got 'simclr'"):
+        evaluate.main([*command, "--gap", "random,simclr"])

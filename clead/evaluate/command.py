@@ -16,9 +16,10 @@ from clead.config import parse_real
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder, environment
 from clead.errors import UserError
+from clead.evaluate.measures import accuracy_measures, add_measures
 from clead.evaluate.models import Opened, open_all
 from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks
-from clead.evaluate.table import show
+from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
 
 
@@ -42,6 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
+    add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
     add("--seed", type=int, help="of random starts; default that of the run")
     add("--batch-size", type=int, default=500, help="images attacked at once")
     add("--device", default="cpu", help="cpu or cuda")
@@ -65,6 +67,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in arguments.protocols:
         if name not in PROTOCOLS:
             raise UserError(f"--protocols must be of {', '.join(PROTOCOLS)}, got {name!r}")
+    if arguments.gap is not None and len(arguments.gap) != 2:
+        raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
     if arguments.device not in ("cpu", "cuda"):
@@ -85,6 +89,9 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     console = report.output_console()
     todo = open_all(arguments)
+    for name in arguments.gap or ():
+        if name not in {opened.subject.key["run"] for opened in todo}:
+            raise UserError(f"--gap must name runs that are evaluated, got {name!r}")
     for opened in todo:
         chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
     versions = versions_of(arguments.device)
@@ -100,14 +107,24 @@ def main(argv: list[str]) -> None:
                 rows += evaluate(session, opened, console, versions)
             except NotImplementedError as error:
                 raise UserError(f"{opened.subject.name}: {error}") from error
+        by_name = {opened.subject.key["run"]: opened for opened in todo}
+        for measure in accuracy_measures(rows, arguments.gap):
+            rows.append(record(by_name[measure["run"]], measure, versions))
+            report.emit(console, describe(measure))
         for folder in folders:
-            write_csv(folder)
-    show(todo, rows, console)
+            if (folder / "results.json").is_file():
+                write_csv(folder)
+    show(todo, [row for row in rows if "accuracy" in row], console)
     report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Add rows to ``folder/results.json``; one with the key of an older row replaces it, all others stay."""
+    """Add rows to ``folder/results.json``, measures to ``folder/measures.json``; one with the key of an older one
+    replaces it, all others stay.
+    """
+    if "value" in rows[0]:
+        add_measures(folder, rows)
+        return
     if (folder / "config.json").is_file():
         RunFolder(folder).add_results(list(rows))
         return
@@ -128,10 +145,7 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
             if row is None:
                 break
             rows.append(record(opened, row, versions))
-            at = "" if row["eps"] is None else f" {row['norm']} eps {row['eps']:.4g}"
-            flags = "".join(f" [{flag}]" for flag in row["flags"])
-            accuracy = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}, {row['samples']} images)"
-            report.emit(console, f"{row['run']} {row['name']}{at}: {accuracy}, {row['seconds']:.1f} s{flags}")
+            report.emit(console, describe(row))
     return rows
 
 

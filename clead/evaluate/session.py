@@ -10,6 +10,7 @@ from functools import cached_property
 from clead.attacks.autoattack import available as autoattack_available
 from clead.config import TrainConfig
 from clead.engine.results import Row
+from clead.evaluate.measures import encoding_measures
 from clead.evaluate.models import Opened
 from clead.protocols.catalogue import AttackSpec, find_attack
 from clead.protocols.robustness import robustness
@@ -53,6 +54,7 @@ def transfer(session: Session, opened: Opened) -> Iterator[Row]:
 PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
     "attacks": attacks,
     "transfer": transfer,
+    "metrics": lambda session, opened: encoding_measures(opened),
 }
 
 

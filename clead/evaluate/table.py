@@ -30,6 +30,17 @@ def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
     report.emit(console, *headlines(rows), *warnings(rows))
 
 
+def describe(row: Row) -> str:
+    """A row, or a measure, in one line."""
+    if "value" in row:
+        return f"{row['run']} {row['name']} of {row['of']}: {row['value']:.4g} ({row['formula']})"
+    at = "" if row["eps"] is None else f" {row['norm']} eps {row['eps']:.4g}"
+    at += f" severity {row['severity']}" if row["severity"] else ""
+    flags = "".join(f" [{flag}]" for flag in row["flags"])
+    accuracy = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}, {row['samples']} images)"
+    return f"{row['run']} {row['name']}{at}: {accuracy}, {row['seconds']:.1f} s{flags}"
+
+
 def is_transfer(row: Row) -> bool:
     """Whether the adversarial images of a row were made on a model that the row names."""
     return str(row["attack"]).startswith("transfer:")
