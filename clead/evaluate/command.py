@@ -44,6 +44,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
     add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
+    add("--corruptions", type=Path, metavar="DIR", help="the official CIFAR-10-C files; default our generator")
+    add("--corruption-types", type=words, metavar="T,…", help="only these types, such as fog,snow")
+    add("--severity", type=words, default=["1", "2", "3", "4", "5"], metavar="N,…", help="of 1 to 5; default all")
     add("--seed", type=int, help="of random starts; default that of the run")
     add("--batch-size", type=int, default=500, help="images attacked at once")
     add("--device", default="cpu", help="cpu or cuda")
@@ -52,6 +55,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.eps is not None:
         arguments.eps = [parse_real(word) for word in arguments.eps]
+    if not all(word in ("1", "2", "3", "4", "5") for word in arguments.severity):
+        raise UserError(f"--severity must be of 1 to 5, such as 1,3,5, got {','.join(arguments.severity)!r}")
+    arguments.severity = [int(word) for word in arguments.severity]
     _check(arguments)
     return arguments
 

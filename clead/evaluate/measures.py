@@ -15,6 +15,7 @@ from clead.engine.files import read_json, write_json
 from clead.engine.results import Row
 from clead.errors import UserError
 from clead.evaluate.models import Opened
+from clead.protocols.corruptions.evaluation import STYLE
 from clead.protocols.metrics import (
     FORMULAS,
     alignment,
@@ -87,9 +88,23 @@ def accuracy_measures(rows: Sequence[Row], gap: Sequence[str] | None) -> Iterato
             drop = relative_drop(clean[row["run"]], row["accuracy"])
             drops.setdefault(of, {})[row["run"]] = (row, drop)
             yield make_measure(row, "relative_drop", of, drop, row["samples"])
+    yield from _mean_corruption(rows)
     for of, by_run in drops.items() if gap else ():
         if gap and set(gap) <= set(by_run):
             baseline, reference = (by_run[name][1] for name in gap)
             for row, drop in by_run.values():
                 value = gap_closed(drop, baseline=baseline, reference=reference)
                 yield make_measure(row, "gap_closed", f"{of}, {gap[0]} to {gap[1]}", value, row["samples"])
+
+
+def _mean_corruption(rows: Sequence[Row]) -> Iterator[Row]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.get("corruption"):
+            groups.setdefault((row["run"], row["dataset"]), []).append(row)
+    for group in groups.values():
+        types, severities = ({row[name] for row in group} for name in ("corruption", "severity"))
+        of = f"{len(types)} types, severities {', '.join(map(str, sorted(severities)))}"
+        of += ", our generator" if STYLE in group[0]["flags"] else ", official files"
+        mean = sum(row["accuracy"] for row in group) / len(group)
+        yield make_measure(group[0], "mean_corruption_accuracy", of, mean, group[0]["samples"])

@@ -13,6 +13,7 @@ from clead.engine.results import Row
 from clead.evaluate.measures import encoding_measures
 from clead.evaluate.models import Opened
 from clead.protocols.catalogue import AttackSpec, find_attack
+from clead.protocols.corruptions import corruption_rows
 from clead.protocols.robustness import robustness
 from clead.protocols.transfer import Transfer
 
@@ -51,9 +52,16 @@ def transfer(session: Session, opened: Opened) -> Iterator[Row]:
         yield from session.transfer.rows(opened.subject, eps)
 
 
+def corruptions(session: Session, opened: Opened) -> Iterator[Row]:
+    """The official files of ``--corruptions``, or our own generator."""
+    arguments = session.arguments
+    yield from corruption_rows(opened.subject, arguments.corruption_types, arguments.severity, arguments.corruptions)
+
+
 PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
     "attacks": attacks,
     "transfer": transfer,
+    "corruptions": corruptions,
     "metrics": lambda session, opened: encoding_measures(opened),
 }
 

@@ -15,6 +15,7 @@ FORMULAS = {
     "uniformity": "log mean over pairs i != j of exp(-2 ||z_i - z_j||_2^2), z of length 1",
     "class_distance_ratio": "mean ||z_i - z_j||_2 over pairs of different classes / over pairs i != j of one, |z| = 1",
     "relative_drop": "(clean - adversarial) / clean accuracy",
+    "mean_corruption_accuracy": "mean of the accuracies over types and severities",
     "gap_closed": "(drop of baseline - drop) / (drop of baseline - drop of reference), of relative drops",
 }
 
