@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -57,8 +57,8 @@ Integers = Annotated[
 ]
 
 Impl = Literal["auto", "reference", "triton", "native"]
-Stage = Literal["pretrain", "linear_eval", "evaluate"]
-STAGES: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
+Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 def require(condition: bool, name: str, expected: str, found: object) -> None:
@@ -92,24 +92,42 @@ class AttackConfig:
 class OptimizerConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    """sgd, or adam with torch's default betas."""
+    name: Literal["sgd", "adam", "lars"] = "sgd"
+    """sgd, adam with torch's default betas, or lars, which is sgd with a rate of its own for every layer."""
     lr: Real = 0.1
     """Peak learning rate."""
     momentum: Real = 0.9
-    """SGD momentum; adam ignores it."""
+    """Momentum of sgd and lars; adam ignores it."""
     weight_decay: Real = 0.0
-    """L2 penalty on every parameter."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up; cosine ends at 0."""
+    """L2 penalty."""
+    trust: Real = 0.001
+    """LARS's trust coefficient: the length of a layer's step over the length of its weights, at rate 1."""
+    exclude_vectors: bool = False
+    """Leave biases and batch norm out of weight decay, and of LARS's adaptation."""
+    schedule: Literal["cosine", "constant", "step", "cyclic"] = "cosine"
+    """Shape after the warm-up: cosine ends at 0, step falls at the milestones, cyclic is one triangle from 0 to 0."""
+    milestones: tuple[Real, ...] = (0.6, 0.8)
+    """Where step falls, as shares of the epochs (75/90 for epoch 75 of 90), ascending."""
+    gamma: tuple[Real, ...] = (0.1,)
+    """Factor at the milestones, one for all or one for each."""
     warmup_epochs: int = 0
-    """Epochs of linear warm-up from 0."""
+    """Epochs of linear warm-up."""
+    warmup_start: Real = 0.0
+    """Share of the peak rate from which the warm-up starts."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", "above 0", self.lr)
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require(self.trust > 0, "trust", "above 0", self.trust)
+        ascending = list(self.milestones) == sorted(set(self.milestones))
+        inside = all(0 < share < 1 for share in self.milestones)
+        require(ascending and inside, "milestones", "ascending shares in (0, 1)", self.milestones)
+        counts = {1, len(self.milestones)}
+        require(len(self.gamma) in counts, "gamma", f"{' or '.join(map(str, sorted(counts)))} factors", self.gamma)
+        require(all(factor > 0 for factor in self.gamma), "gamma", "above 0", self.gamma)
         require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
+        require(0 <= self.warmup_start <= 1, "warmup_start", "in [0, 1]", self.warmup_start)
 
 
 @dataclass(frozen=True)
