@@ -48,12 +48,11 @@ class LARS(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("LARS takes no closure")
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                self._update(weights, group)
+            pairs = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
+            if pairs:
+                self._update([weight for weight, _ in pairs], [gradient for _, gradient in pairs], group)
 
-    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [weight.grad for weight in weights]
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         directions = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["adapt"]:
             weight_norm, gradient_norm = (torch.stack(torch._foreach_norm(each)) for each in (weights, gradients))
@@ -77,7 +76,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
         groups = [{"params": [it for it in everything if it.dim() > 1]}, apart]
     if config.name == "adam":
         return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
-    shared = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    shared: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     return LARS(groups, trust=config.trust, **shared) if config.name == "lars" else torch.optim.SGD(groups, **shared)
 
 
