@@ -26,10 +26,10 @@ from safetensors.torch import save as save_tensors
 from clead import data, report
 from clead.cli import Plan, config_values, plans, read_config
 from clead.config import Comparison, TrainConfig
-from clead.data import Splits
+from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.engine.files import write_atomic
-from clead.engine.loop import Fit, fit
+from clead.engine.loop import Fit, Unlabeled, fit
 from clead.engine.progress import Progress
 from clead.engine.results import row_key
 from clead.engine.run import RunFolder
@@ -59,6 +59,7 @@ class Session:
     label: str
     method: Method[Any]
     splits: Splits
+    unlabeled: Dataset | None
     folder: RunFolder
     progress: Progress
     device: torch.device
@@ -82,7 +83,7 @@ class Session:
 
 def pretrain(session: Session) -> None:
     """Train encoder and heads with the method's loss."""
-    config, train = session.config, session.splits.train
+    config, train, other = session.config, session.splits.train, session.unlabeled
     task = Fit(
         stage="pretrain",
         model=session.model,
@@ -96,6 +97,9 @@ def pretrain(session: Session) -> None:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         meta=session.meta,
+        method=session.method,
+        unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
+        start_epoch=lambda epoch: session.method.start_epoch(session.model, train.batch, len(train), epoch),
     )
     fit(task, session.folder, session.progress)
 
@@ -117,7 +121,7 @@ def fit_classifier(session: Session) -> None:
 
 def evaluate(session: Session) -> None:
     """Clean accuracy and every attack of the configuration, on the test split."""
-    config, model = session.config, session.model
+    config, model, folder = session.config, session.model, session.folder
     if "classifier" not in model.heads:
         raise UserError(f"{session.folder.path}: evaluate needs a classifier; run the stage linear_eval first")
     there = {_identity(row) for row in session.folder.results}
@@ -132,7 +136,7 @@ def evaluate(session: Session) -> None:
             key={
                 "run": session.folder.name,
                 "model": session.label,
-                "protocol": "end_to_end" if session.method.labelled else "linear_eval",
+                "protocol": "linear_eval" if checkpoint.latest(folder.checkpoints, "linear_eval") else "end_to_end",
                 "dataset": config.data,
                 "split": "test",
             },
@@ -222,11 +226,14 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
         if config.train_samples is not None:
             splits = replace(splits, train=splits.train.select(torch.arange(len(splits.train))[: config.train_samples]))
     _check_data(method, config, splits)
+    unlabeled = _load_unlabeled(method, config, splits)
     model = build_model(method, InputSpec.of(splits))
     initialise(model, config.seed)
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
         _write_or_check_config(plan, folder)
-        session = Session(plan, label, method, splits.to(device), folder, progress, device, model.to(device))
+        model, splits_there = model.to(device), splits.to(device)
+        unlabeled = unlabeled and unlabeled.to(device)
+        session = Session(plan, label, method, splits_there, unlabeled, folder, progress, device, model)
         _run_stages(session)
         for name in config.compare:
             _compare(session, name, splits)
@@ -235,10 +242,26 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
 
 def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
     """Refuse settings that do not fit the data, before the run folder is made."""
-    method.augment.check_channels(splits.in_channels)
+    for augmentation in method.augmentations:
+        augmentation.check_channels(splits.in_channels)
+    if len(splits.train) < method.min_samples:
+        raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
     for name, size in (("batch_size", config.batch_size), ("linear_eval.batch_size", config.linear_eval.batch_size)):
         if size > len(splits.train):
             raise UserError(f"{name} must be at most the {len(splits.train)} training samples, got {size}")
+
+
+def _load_unlabeled(method: Method[Any], config: TrainConfig, splits: Splits) -> Dataset | None:
+    """The images of the second data set, if the method asks for one."""
+    if method.unlabeled_data is None:
+        return None
+    train = data.load(method.unlabeled_data, config.data_dir, download=config.download).train
+    expected, found = splits.train.images.shape[1:], train.images.shape[1:]
+    if found != expected:
+        raise UserError(f"unlabeled_data must have images of {list(expected)} like {config.data}, got {list(found)}")
+    if config.batch_size > len(train):
+        raise UserError(f"batch_size must be at most the {len(train)} unlabelled samples, got {config.batch_size}")
+    return train
 
 
 def _run_stages(session: Session) -> None:
@@ -290,7 +313,11 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
     """Refuse an ``--impl`` that some operator of the method does not have, before anything is trained."""
     try:
         dispatch.check(
-            [*method.ops, "pgd_step_", "random_start_"], config.impl, device=device.type, dtype=torch.float32
+            [*method.ops, "pgd_step_", "random_start_"],
+            config.impl,
+            device=device.type,
+            dtype=torch.float32,
+            **method.op_features,
         )
     except NotImplementedError as error:
         raise UserError(f"--impl {config.impl}: {error}") from error

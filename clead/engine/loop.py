@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,30 @@ from clead.engine.optim import build_optimizer, learning_rate
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
 from clead.errors import UserError
-from clead.methods.base import Batch
+from clead.methods.base import Batch, Method
 from clead.rng import permutation
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """Images of another data set than the one trained on.
+
+    Attributes:
+        images: indices [B] -> images of those samples.
+        size: number of samples.
+    """
+
+    images: Callable[[Tensor], Tensor]
+    size: int
+
+    def batch(self, step: int, batch_size: int, seed: int, device: torch.device) -> Batch:
+        """What step ``step`` of a stage sees: the epochs go by this data set's own size."""
+        epoch, index = divmod(step, self.size // batch_size)
+        samples = _order(seed, self.size, epoch, device)[index * batch_size : (index + 1) * batch_size]
+        return Batch(self.images(samples), torch.full_like(samples, -1), samples, step, seed)
+
+
+_order = lru_cache(maxsize=1)(permutation)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,9 @@ class Fit:
         seed: seed of the run.
         checkpoint_every: epochs between checkpoints.
         meta: what a checkpoint says of the model.
+        method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
+        unlabeled: images of another data set, for batches to bring along.
+        start_epoch: called with the number of every epoch (from 0) before its first step.
     """
 
     stage: StageName
@@ -51,6 +78,9 @@ class Fit:
     seed: int
     checkpoint_every: int
     meta: dict[str, object]
+    method: Method[Any] | None = None
+    unlabeled: Unlabeled | None = None
+    start_epoch: Callable[[int], None] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,6 +100,8 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
             task.stage, total_steps=total, epochs=task.epochs, first_step=first_epoch * task.steps_per_epoch + 1
         ) as display:
             for epoch in range(first_epoch, task.epochs):
+                if task.start_epoch is not None:
+                    task.start_epoch(epoch)
                 _train_epoch(task, epoch, optimizer, folder, display)
                 if (epoch + 1) % task.checkpoint_every == 0 and epoch + 1 < task.epochs:
                     _save(task, optimizer, folder, epoch + 1)
@@ -85,27 +117,34 @@ def _train_epoch(task: Fit, epoch: int, optimizer: torch.optim.Optimizer, folder
     loss = None
     for step, batch in _batches(task, epoch):
         lr = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
-        terms = _step(task, batch, optimizer, lr)
         logged = step % log_every == 0 or step + 1 == total
+        metrics: dict[str, Tensor] = {}
+        terms = _step(task, replace(batch, metrics=metrics if logged else None), optimizer, lr)
         if logged:
             values = {name: term.item() for name, term in terms.items()}
             loss = _checked_sum(values, task.stage, step)
         display.update(epoch=epoch + 1, step=step + 1, loss=loss, images=task.batch_size)
         if logged:
             position = {"stage": task.stage, "epoch": epoch + 1, "step": step + 1}
-            speed = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
-            folder.log(**position, loss=loss, **speed, **(values if len(values) > 1 else {}))
+            beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
+            if metrics:
+                beside["metrics"] = {name: value.item() for name, value in metrics.items()}
+            folder.log(**position, loss=loss, **beside, **(values if len(values) > 1 else {}))
 
 
 def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
     """The steps of an epoch: (step of the stage, batch)."""
+    total = task.epochs * task.steps_per_epoch
     task.model.eval()
     task.trained.train()
     order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
     for index in range(task.steps_per_epoch):
         samples = order[index * task.batch_size : (index + 1) * task.batch_size]
         step = epoch * task.steps_per_epoch + index
-        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed)
+        other = None
+        if task.unlabeled is not None:
+            other = task.unlabeled.batch(step, task.batch_size, task.seed, samples.device)
+        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
 
 
 def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:
@@ -120,12 +159,18 @@ def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> 
         raise UserError(f"{path / 'meta.json'}: expected {expected}, found {step}")
     saved.load_weights(task.model)
     optimizer.load_state_dict(saved.state["optimizer"])
+    if task.method is not None:
+        state = saved.state.get("method", {})
+        task.method.load_state_dict({name: value.to(task.labels.device) for name, value in state.items()})
     return epoch
 
 
 def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int) -> None:
     meta = {"stage": task.stage, "step": epoch * task.steps_per_epoch, "epoch": epoch, "model": task.meta}
-    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), {"optimizer": optimizer.state_dict()})
+    state: dict[str, Any] = {"optimizer": optimizer.state_dict()}
+    if task.method is not None:
+        state["method"] = task.method.state_dict()
+    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), state)
 
 
 def _step(task: Fit, batch: Batch, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:

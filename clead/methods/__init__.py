@@ -4,17 +4,27 @@ import difflib
 from typing import Any
 
 from clead.errors import UserError
+from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fnc import FNC
+from clead.methods.ifnd import IFND
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
+from clead.methods.sup_con import SupCon
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "adaptive_fnc": AdaptiveFNC,
+    "ascl": ASCL,
     "ce": CrossEntropy,
     "clead": CLead,
+    "fnc": FNC,
+    "ifnd": IFND,
     "pgd_at": PGDAdversarialTraining,
     "simclr": SimCLR,
+    "sup_con": SupCon,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "find_method"]

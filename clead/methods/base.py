@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from clead.attacks import Constraint, Objective, attack
-from clead.augment import find_augmentation
+from clead.augment import Augmentation, find_augmentation
 from clead.config import AttackConfig, TrainConfig
 from clead.models import Model
 from clead.rng import Purpose, Rng
@@ -26,6 +26,9 @@ class Batch:
         sample_ids: int64 [B], index within the split.
         step: optimiser step of the stage, from 0.
         seed: seed of the run.
+        progress: the share of the stage's steps already done, in [0, 1].
+        unlabeled: as many images of another data set, labels -1, for methods that ask for one.
+        metrics: where a method may put scalars to be logged beside the loss; None on steps that are not logged.
     """
 
     images: Tensor
@@ -33,6 +36,9 @@ class Batch:
     sample_ids: Tensor
     step: int
     seed: int
+    progress: float = 0.0
+    unlabeled: Batch | None = None
+    metrics: dict[str, Tensor] | None = None
 
     def rng(self, purpose: Purpose, view: int = 0) -> Rng:
         """The random stream of this batch for ``purpose``."""
@@ -69,6 +75,25 @@ class Method(ABC, Generic[C]):
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, scalars whose sum is minimised."""
 
+    def start_epoch(self, model: Model, images: Callable[[Tensor], Tensor], size: int, epoch: int) -> None:
+        """Look at the whole training split before epoch ``epoch`` (from 0); most methods need not.
+
+        What is kept from one epoch to the next belongs into ``state_dict``, or a resumed run would miss it.
+
+        Args:
+            model: as the previous epoch left it.
+            images: indices int64 [B] -> images [B, C, H, W] in [0, 1], not augmented, on the model's device.
+            size: number of training images; indices are below it, and are the ``sample_ids`` of batches.
+            epoch: the epoch about to start.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the method beside the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave."""
+
     def perturb(
         self,
         model: Model,
@@ -89,6 +114,26 @@ class Method(ABC, Generic[C]):
             rng=rng,
             impl=self.config.impl,
         )
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """All augmentations it uses, to be checked against the data before training."""
+        return (self.augment,)
+
+    @property
+    def min_samples(self) -> int:
+        """The least number of training images it can work with."""
+        return 1
+
+    @property
+    def unlabeled_data(self) -> str | None:
+        """A key of clead.data.DATASETS whose training images every batch brings along; None for most methods."""
+        return None
+
+    @property
+    def op_features(self) -> dict[str, str]:
+        """What the calls of its operators need beyond device and dtype, in the names of ``dispatch.resolve``."""
+        return {}
 
     @property
     def adv_branch(self) -> str:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clead.attacks import frozen
-from clead.config import AttackConfig, ContrastiveConfig, Real
-from clead.losses import clead_loss, instance_margin
-from clead.methods.base import Batch, Method
-from clead.models import Branch, Model, Projector
-from clead_kernels import info_nce
+from clead.config import AttackConfig, ContrastiveConfig, Real, require
+from clead.losses import Negatives, clead_loss, clead_term, instance_margin
+from clead.methods.base import Batch
+from clead.methods.contrastive import ContrastiveMethod
+from clead.models import Branch, Model
+
+Attack = Literal["fgsm", "pgd", "cw"]
 
 
-class CLead(Method["CLead.Config"]):
+class CLead(ContrastiveMethod["CLead.Config"]):
     """InfoNCE between every view and its PGD and CW versions; no labels.
 
     Ghosh et al., "C-LEAD: Contrastive Learning for Enhanced Adversarial Defense", arXiv:2510.27249, eq. 2 and
-    algorithm 1. What the paper leaves open is settled as follows: both attacks start from the view itself and need no
-    labels; PGD ascends the InfoNCE term it will be trained on; CW ascends the instance margin
-    max_{j != i} s_ij - s_ii inside the same linf ball (the paper indexes CW by eps, so it must be bounded by eps); the
-    anchors are fixed during the attack, batch norm is in eval mode, and one set of batch-norm statistics serves all
-    streams unless the encoder has an ``adv`` branch.
+    algorithm 1. What the paper leaves open is settled as follows: all attacks start from the view itself and need no
+    labels; PGD and FGSM ascend the InfoNCE term they will be trained on, FGSM in one step of eps without a random
+    start; CW ascends the instance margin max_{j != i} s_ij - s_ii inside the same linf ball (the paper indexes CW by
+    eps, so it must be bounded by eps), or inside an l2 ball; the anchors are fixed during the attack, batch norm is in
+    eval mode, and one set of batch-norm statistics serves all streams unless the encoder has an ``adv`` branch.
     """
 
     @dataclass(frozen=True)
@@ -32,17 +36,31 @@ class CLead(Method["CLead.Config"]):
 
         temperature: Real = 0.1
         """Softmax temperature of the contrastive loss."""
+        attacks: tuple[Attack, ...] = ("pgd", "cw")
+        """Attacks whose images are trained on, one term each."""
         attack: AttackConfig = AttackConfig()
+        """The inner maximisation of all of them but an l2 CW."""
+        negatives: Negatives = "same_attack"
+        """Other images under the same attack, under every attack and clean, or clean alone."""
+        cw: Literal["linf", "l2"] = "linf"
+        """The ball of CW: that of ``attack``, or that of ``cw_l2``."""
+        cw_l2: AttackConfig = AttackConfig(norm="l2", eps=0.5, step_size=0.125)
+        """The inner maximisation of CW for ``cw="l2"``."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            different = self.attacks != () and len(set(self.attacks)) == len(self.attacks)
+            require(different, "attacks", "one or more different ones of fgsm, pgd, cw", self.attacks)
+            # Where nothing is perturbed yet, the cosine of a view with itself is at its maximum: no gradient.
+            blind = "fgsm" in self.attacks and self.negatives == "clean"
+            require(not blind, "negatives", "same_attack or all_views with fgsm", self.negatives)
+            require(self.cw_l2.norm == "l2", "cw_l2.norm", "l2", self.cw_l2.norm)
 
     paper = "Ghosh et al., arXiv:2510.27249"
     ops = ("info_nce", "similarity", "pgd_step_", "random_start_")
 
-    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """A two-layer projector."""
-        return {"projector": Projector(feature_dim, self.config.projector.hidden_dim, self.config.projector.dim)}
-
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 2: the mean of the PGD and the CW term."""
+        """Eq. 2: the mean of the terms of all attacks."""
         x = self.augment(batch.images, batch.rng("augment"))
         perturbed = self.perturbations(model, x, batch)
         embeddings = model.embed(torch.cat([x, *perturbed.values()]), branch=self._streams(len(x), len(perturbed)))
@@ -51,29 +69,46 @@ class CLead(Method["CLead.Config"]):
             original,
             dict(zip(perturbed, others, strict=True)),
             temperature=self.config.temperature,
+            negatives=self.config.negatives,
             impl=self.config.impl,
         )
 
-    def perturbations(self, model: Model, x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """x_PGD and x_CW, both [B, C, H, W], from the same view."""
-        temperature, impl = self.config.temperature, self.config.impl
+    def perturbations(self, model: Model, x: Tensor, batch: Batch) -> dict[Attack, Tensor]:
+        """x under every attack, [B, C, H, W] each, from the same view."""
+        config = self.config
         with frozen(model), torch.no_grad():
-            anchors = model.embed(x, branch=self.config.encoder.bn.branches[0])
-        losses = {
-            "pgd": lambda z: info_nce(anchors, z, temperature=temperature, reduction="none", impl=impl),
-            "cw": lambda z: instance_margin(anchors, z, temperature=temperature, impl=impl),
-        }
-        return {
-            name: self.perturb(
-                model,
-                lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
-                loss,
-                x,
-                self.config.attack,
-                batch.rng("attack", view),
+            anchors = model.embed(x, branch=config.encoder.bn.branches[0])
+
+        def term(z: Tensor) -> Tensor:
+            return clead_term(
+                anchors,
+                z,
+                temperature=config.temperature,
+                negatives=config.negatives,
+                reduction="none",
+                impl=config.impl,
             )
-            for view, (name, loss) in enumerate(losses.items())
+
+        def margin(z: Tensor) -> Tensor:
+            return instance_margin(anchors, z, temperature=config.temperature, impl=config.impl)
+
+        one_step = replace(config.attack, steps=1, step_size=config.attack.eps, random_start=False)
+        inner: dict[Attack, tuple[Callable[[Tensor], Tensor], AttackConfig, int]] = {
+            "pgd": (term, config.attack, 0),
+            "cw": (margin, config.attack if config.cw == "linf" else config.cw_l2, 1),
+            "fgsm": (term, one_step, 2),
         }
+        x_adv = {}
+        for name in config.attacks:
+            loss, attack, stream = inner[name]
+            rng = batch.rng("attack", stream)
+            x_adv[name] = self.perturb(model, lambda x: model.embed(x, branch=self.adv_branch), loss, x, attack, rng)
+        return x_adv
+
+    @property
+    def op_features(self) -> dict[str, str]:
+        """Clean negatives leave the view itself out."""
+        return {"self_index": "yes" if self.config.negatives == "clean" else "no"}
 
     @property
     def trained_branches(self) -> tuple[str, ...]:

@@ -6,10 +6,12 @@
 import difflib
 
 from clead.errors import UserError
-from clead.recipes import cifar10, digits
+from clead.recipes import ascl, cifar10, digits, false_negatives
 from clead.recipes.base import Recipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*cifar10.RECIPES, *digits.RECIPES)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*ascl.RECIPES, *cifar10.RECIPES, *digits.RECIPES, *false_negatives.RECIPES)
+}
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
 

@@ -15,10 +15,15 @@ from clead.config import (
     OptimizerConfig,
     ProjectorConfig,
 )
+from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
+from clead.methods.fnc import FNC
+from clead.methods.ifnd import IFND
 from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
+from clead.methods.sup_con import SupCon
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
@@ -36,12 +41,45 @@ _SHARED: dict[str, Any] = {
     ),
 }
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
+_TWO_BRANCHES = EncoderConfig(
+    "digits_cnn", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")
+)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 
 RECIPES = (
     Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
     Recipe("pgd_at_digits", "pgd_at", PGDAdversarialTraining.Config(**_SHARED, attack=_ATTACK), "ours"),
     Recipe("simclr_digits", "simclr", SimCLR.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe("sup_con_digits", "sup_con", SupCon.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe(
+        "adaptive_fnc_digits",
+        "adaptive_fnc",
+        AdaptiveFNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; thresholds as adaptive_fnc_cifar10",
+    ),
+    Recipe(
+        "fnc_digits",
+        "fnc",
+        FNC.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; rules as fnc_cifar10",
+    ),
+    Recipe(
+        "ifnd_digits",
+        "ifnd",
+        IFND.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2),
+        "ours; clusters and refresh as ifnd_cifar10",
+    ),
+    Recipe(
+        "ascl_digits",
+        "ascl",
+        replace(
+            ASCL.Config(**_SHARED, attack=_ATTACK, projector=_PROJECTOR, temperature=0.5),
+            adv_augment="digits",
+            contrastive_steps=3,
+            encoder=_TWO_BRANCHES,
+        ),
+        "ours; weights and temperature as ascl_cifar10",
+    ),
     Recipe(
         "clead_digits",
         "clead",

@@ -82,6 +82,17 @@ def check_integers(name: str, x: Tensor, lengths: Sequence[int], device: torch.d
     return x.to(torch.int64)
 
 
+def check_weights(name: str, x: Tensor, rows: int, device: torch.device) -> Tensor:
+    """``x`` is a floating-point vector [rows] on ``device``; returned as a constant."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if not x.is_floating_point() or x.shape != (rows,):
+        raise ValueError(f"{name} must be floating-point [{rows}], got {list(x.shape)} {_short(x.dtype)}")
+    if x.device != device:
+        raise ValueError(f"{name} must be on {device} like the embeddings, got {x.device}")
+    return x.detach()
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """``value`` is one of ``choices``."""
     if value not in choices:
@@ -95,6 +106,14 @@ def check_count(name: str, value: int, low: int, high: int | None = None) -> Non
     if value < low or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def check_number(name: str, value: float, low: float, below: float = math.inf) -> None:
+    """``value`` is a number in [low, below)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not low <= value < below:
+        raise ValueError(f"{name} must be in [{low:g}, {below:g}), got {value}")
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -22,7 +22,17 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_NATIVE_RULES = (("topk", ("no",)), ("treatment", ("eliminate", "weight")))
+_PLAIN_FORM = (
+    ("denominator", ("all",)),
+    ("positives_reduction", ("mean",)),
+    ("spread", ("no",)),
+    ("debias", ("no",)),
+    ("hard_negative_beta", ("no",)),
+    ("metric", ("cosine",)),
+)
+_ONE_LEVEL = (("topk", ("no",)), ("levels", ("one",)), ("self_index", ("no",)))
+_NATIVE_RULES = (*_ONE_LEVEL, ("treatment", ("eliminate", "weight")), *_PLAIN_FORM)
+_TRITON_RULES = (*_ONE_LEVEL, ("width", ("up to 512",)), *_PLAIN_FORM)
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -65,10 +75,7 @@ class Support:
 SUPPORT: tuple[Support, ...] = (
     *(Support(op, "native", devices=("cpu",), features=_NATIVE_RULES) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
-    *(
-        Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("topk", ("no",)), ("width", ("up to 512",))))
-        for op in _CONTRASTIVE
-    ),
+    *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),
     *(

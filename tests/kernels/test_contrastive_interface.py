@@ -11,6 +11,7 @@ from torch.library import opcheck
 
 from clead_kernels import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
 from clead_kernels import _arguments as arguments
+from clead_kernels.contrastive.form import Form
 from clead_kernels.contrastive.pairs import Pairs
 
 pytestmark = pytest.mark.kernels
@@ -30,8 +31,8 @@ def test_opcheck_forward(randn, dtype):
     op = torch.ops.clead.contrastive.default
     for rule in RULES:
         pairs = Pairs(positive_offset=0).with_false_negatives(rule, (6, 6), CPU)
-        opcheck(op, (a, b, temperature, 0.0, True, "reference", *pairs))
-    opcheck(op, (a, None, None, 0.2, False, "reference", *Pairs(self_offset=0, groups=LABELS)))
+        opcheck(op, (a, b, temperature, 0.0, True, "reference", *pairs, *Form()))
+    opcheck(op, (a, None, None, 0.2, False, "reference", *Pairs(self_offset=0, groups=LABELS), *Form()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -40,10 +41,10 @@ def test_opcheck_backward(randn, dtype):
     grad = randn(6, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     ops, pairs = torch.ops.clead, Pairs(positive_index=torch.tensor([0, -1, 7, 7, 2, 1]))
     for needs in ([True, True, True], [True, False, False]):
-        arguments_ = (a, b, temperature, 0.0, True, "reference", *pairs)
+        arguments_ = (a, b, temperature, 0.0, True, "reference", *pairs, *Form())
         _, _, statistics = ops.contrastive(*arguments_)
         opcheck(ops.contrastive_backward.default, (grad, statistics, *arguments_, needs))
-    alone = (a, None, None, 0.5, True, "reference", *Pairs(self_offset=0, groups=LABELS))
+    alone = (a, None, None, 0.5, True, "reference", *Pairs(self_offset=0, groups=LABELS), *Form())
     _, _, statistics = ops.contrastive(*alone)
     opcheck(ops.contrastive_backward.default, (grad, statistics, *alone, [True, False, False]))
 
@@ -166,7 +167,7 @@ def test_values_are_not_read_where_that_waits_for_the_device(monkeypatch):
 def test_an_index_out_of_range_that_nobody_checked_is_no_positive(randn):
     a, b = randn(3, 2, seed=1), randn(4, 2, seed=2)
     pairs = Pairs(positive_index=torch.tensor([99, -7, 1]))
-    loss, count, _ = torch.ops.clead.contrastive(a, b, None, 0.1, True, "reference", *pairs)
+    loss, count, _ = torch.ops.clead.contrastive(a, b, None, 0.1, True, "reference", *pairs, *Form())
     assert count.tolist() == [0, 0, 1]
     assert loss[:2].tolist() == [0, 0]
 

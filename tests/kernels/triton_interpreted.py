@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, explain, info_nce, nt_xent, sup_con
 from clead_kernels.contrastive import ops, reference
+from clead_kernels.contrastive.form import Form
 from clead_kernels.contrastive.pairs import Pairs
 
 ROWS, COLUMNS, WIDTH = 66, 75, 33
@@ -215,7 +216,7 @@ def test_the_statistics_begin_with_those_of_the_reference():
     a, _ = data(torch.float32)
     pairs = Pairs(self_offset=0, groups=LABELS)
     ours = ops.forward_op(a.float(), None, None, 0.1, True, "triton", *pairs)
-    theirs = reference.forward(a, None, 0.1, True, pairs)
+    theirs = reference.forward(a, None, 0.1, True, pairs, Form())
     assert ours[1].dtype == torch.int64
     assert torch.equal(ours[1], theirs[1])
     torch.testing.assert_close(ours[2][:2].double(), theirs[2], rtol=1e-5, atol=1e-5)

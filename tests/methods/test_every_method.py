@@ -29,6 +29,8 @@ def make(name, **changes):
     method = METHODS[name](replace(RECIPES[f"{name}_digits"].config, **changes))
     model = build_model(method, SPEC)
     initialise(model, seed=3)
+    train = load_digits().train
+    method.start_epoch(model, train.batch, len(train), epoch=0)
     return method, model
 
 

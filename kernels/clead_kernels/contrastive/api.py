@@ -1,10 +1,26 @@
 """The front doors of the contrastive family. Each says which pairs are positive; the losses are one formula.
 
-Common arguments:
+With s_ij the similarity over the temperature, P_i the positives of row i, Q_i its negatives and D_ip the denominator of
+a positive, ``loss_i = -mean_{p in P_i} log(exp(s_ip) / D_ip)``; a row without a positive contributes 0 and is counted
+in the mean. Common arguments:
 
 - ``temperature``: positive float, or a 0-d tensor, which may require grad.
 - ``false_negatives``: a ``FalseNegatives`` rule, or None.
+- ``positives_reduction``: ``"mean"`` of the logarithms (L_out), their ``"sum"``, or ``"inside"``: the logarithm of the
+  mean (L_in; Khosla et al., arXiv 2004.11362, eq. 3).
+- ``denominator``: ``"all"`` pairs, ``"own_positive"`` (exp(s_ip) and the negatives) or the ``"negatives"`` alone
+  (decoupled: Yeh et al., arXiv 2110.06848, eq. 6; a row without negatives contributes 0).
+- ``spread``: weight, at least 0, of the term ``-sum_{j in Q_i} log(1 - p_ij)``, p_ij = exp(s_ij) / D_i (Ye et al.,
+  arXiv 1904.03436, eq. 5); a term of the loss without the options above and below.
+- ``debias``: probability in [0, 1) that a negative is a positive (Chuang et al., arXiv 2007.00224, eq. 8; several
+  positives are averaged in the correction); needs normalised rows and cosines.
+- ``hard_negative_beta``: at least 0; negatives count by exp(beta s_ij) (Robinson et al., arXiv 2010.04592, eq. 4).
+- ``metric``: ``"cosine"``, which is the inner product with ``normalize=False``, or ``"euclidean"``: minus the squared
+  distance.
 - ``normalize``: divide rows by their norms first (a row with a norm below 1e-12 gets no gradient).
+- ``weights``: floating-point [M], constants that multiply the rows' losses; ``"mean"`` still divides by M.
+- ``grad_candidates``: False makes the candidates constants (stop-gradient keys, queues); where the embeddings meet each
+  other, the gradient flows through the anchors only.
 - ``reduction``: ``"mean"`` over all rows (0 for an empty batch), ``"sum"`` or ``"none"`` (one value per row).
 - ``impl``: which implementation, see ``explain``.
 
@@ -22,11 +38,11 @@ from torch import Tensor
 
 from .. import _arguments as arguments
 from .. import dispatch
-from . import ops
-from .pairs import FalseNegatives, Pairs
-
-Reduction = Literal["mean", "sum", "none"]
-_REDUCTIONS = ("mean", "sum", "none")
+from . import call
+from .call import Reduction
+from .false_negatives import FalseNegatives
+from .form import Denominator, Form, Metric, PositivesReduction
+from .pairs import Pairs
 
 
 def info_nce(
@@ -35,8 +51,17 @@ def info_nce(
     *,
     temperature: float | Tensor = 0.1,
     positives: Tensor | None = None,
+    self_index: Tensor | None = None,
     false_negatives: FalseNegatives | None = None,
+    positives_reduction: PositivesReduction = "mean",
+    denominator: Denominator = "all",
+    spread: float = 0.0,
+    debias: float = 0.0,
+    hard_negative_beta: float = 0.0,
+    metric: Metric = "cosine",
     normalize: bool = True,
+    weights: Tensor | None = None,
+    grad_candidates: bool = True,
     reduction: Reduction = "mean",
     impl: dispatch.Impl = "auto",
 ) -> Tensor:
@@ -50,8 +75,17 @@ def info_nce(
         temperature: see the module.
         positives: int64 [M], the candidate that is positive for each anchor, -1 = none (such a row contributes 0 and
             is counted in the mean); None = candidate i for anchor i, which needs N >= M.
+        self_index: int64 [M], the candidate that is the anchor itself and is left out, -1 = none.
         false_negatives: see the module; ``labels`` for anchors and candidates separately unless M = N.
+        positives_reduction: see the module.
+        denominator: see the module.
+        spread: see the module.
+        debias: see the module.
+        hard_negative_beta: see the module.
+        metric: see the module.
         normalize: see the module.
+        weights: see the module.
+        grad_candidates: see the module.
         reduction: see the module.
         impl: see the module.
 
@@ -70,9 +104,13 @@ def info_nce(
             raise ValueError(f"candidates must have at least as many rows as anchors ({rows}), got {columns}")
         pairs = Pairs(positive_offset=0)
     else:
-        pairs = Pairs(positive_index=_check_positives(positives, rows, columns, anchors.device))
+        pairs = Pairs(positive_index=call.check_index("positives", positives, rows, columns, anchors.device))
+    if self_index is not None:
+        pairs = pairs._replace(self_index=call.check_index("self_index", self_index, rows, columns, anchors.device))
     pairs = pairs.with_false_negatives(false_negatives, (rows, columns), anchors.device)
-    return _loss("info_nce", anchors, candidates, temperature, normalize, pairs, reduction, impl)
+    form = Form(denominator, positives_reduction, spread, debias, hard_negative_beta, metric).checked(normalize)
+    options = call.Options(temperature, normalize, weights, grad_candidates, reduction, impl)
+    return call.loss("info_nce", anchors, candidates, pairs, form, options)
 
 
 def nt_xent(
@@ -81,7 +119,15 @@ def nt_xent(
     temperature: float | Tensor = 0.5,
     num_views: int = 2,
     false_negatives: FalseNegatives | None = None,
+    positives_reduction: PositivesReduction = "mean",
+    denominator: Denominator = "all",
+    spread: float = 0.0,
+    debias: float = 0.0,
+    hard_negative_beta: float = 0.0,
+    metric: Metric = "cosine",
     normalize: bool = True,
+    weights: Tensor | None = None,
+    grad_candidates: bool = True,
     reduction: Reduction = "mean",
     impl: dispatch.Impl = "auto",
 ) -> Tensor:
@@ -94,7 +140,15 @@ def nt_xent(
         temperature: see the module.
         num_views: 2, 3 or 4.
         false_negatives: see the module; ``labels`` one per row or one per image.
+        positives_reduction: see the module.
+        denominator: see the module.
+        spread: see the module.
+        debias: see the module.
+        hard_negative_beta: see the module.
+        metric: see the module.
         normalize: see the module.
+        weights: see the module.
+        grad_candidates: see the module.
         reduction: see the module.
         impl: see the module.
 
@@ -112,7 +166,9 @@ def nt_xent(
     images = torch.arange(rows // num_views, device=embeddings.device).repeat(num_views)
     pairs = Pairs(self_offset=0, groups=images)
     pairs = pairs.with_false_negatives(false_negatives, (rows, rows), embeddings.device, views=num_views)
-    return _loss("nt_xent", embeddings, None, temperature, normalize, pairs, reduction, impl)
+    form = Form(denominator, positives_reduction, spread, debias, hard_negative_beta, metric).checked(normalize)
+    options = call.Options(temperature, normalize, weights, grad_candidates, reduction, impl)
+    return call.loss("nt_xent", embeddings, None, pairs, form, options)
 
 
 def sup_con(
@@ -122,8 +178,17 @@ def sup_con(
     temperature: float | Tensor = 0.1,
     candidates: Tensor | None = None,
     candidate_labels: Tensor | None = None,
+    self_index: Tensor | None = None,
     false_negatives: FalseNegatives | None = None,
+    positives_reduction: PositivesReduction = "mean",
+    denominator: Denominator = "all",
+    spread: float = 0.0,
+    debias: float = 0.0,
+    hard_negative_beta: float = 0.0,
+    metric: Metric = "cosine",
     normalize: bool = True,
+    weights: Tensor | None = None,
+    grad_candidates: bool = True,
     reduction: Reduction | Literal["mean_valid"] = "mean",
     impl: dispatch.Impl = "auto",
 ) -> Tensor:
@@ -138,8 +203,18 @@ def sup_con(
         temperature: see the module.
         candidates: [N, d], another set to contrast with, e.g. adversarial views; None = the embeddings themselves.
         candidate_labels: integers [N], required with ``candidates``.
+        self_index: int64 [M], the candidate that is the row itself and is left out, -1 = none; only with
+            ``candidates``. ASCL's loss (Fan et al., eq. 9) has clean rows among clean and adversarial candidates.
         false_negatives: see the module; only pairs of different labels can be false negatives.
+        positives_reduction: see the module.
+        denominator: see the module.
+        spread: see the module.
+        debias: see the module.
+        hard_negative_beta: see the module.
+        metric: see the module.
         normalize: see the module.
+        weights: see the module.
+        grad_candidates: see the module.
         reduction: see the module. A row without a positive contributes 0 and is counted in ``"mean"``;
             ``"mean_valid"`` is the mean over rows with a positive (0 if there is none).
         impl: see the module.
@@ -156,6 +231,8 @@ def sup_con(
     if candidates is None:
         if candidate_labels is not None:
             raise ValueError("candidate_labels are for candidates, but candidates is None")
+        if self_index is not None:
+            raise ValueError("self_index is for candidates, but candidates is None")
         columns, pairs = rows, Pairs(self_offset=0, groups=groups)
     else:
         arguments.check_rows("candidates", candidates)
@@ -165,85 +242,9 @@ def sup_con(
         columns = candidates.shape[0]
         candidate_groups = arguments.check_integers("candidate_labels", candidate_labels, [columns], device)
         pairs = Pairs(groups=groups, candidate_groups=candidate_groups)
+        if self_index is not None:
+            pairs = pairs._replace(self_index=call.check_index("self_index", self_index, rows, columns, device))
     pairs = pairs.with_false_negatives(false_negatives, (rows, columns), device)
-    return _loss("sup_con", embeddings, candidates, temperature, normalize, pairs, reduction, impl)
-
-
-def clip_loss(
-    a: Tensor,
-    b: Tensor,
-    *,
-    temperature: float | Tensor = 0.07,
-    false_negatives: FalseNegatives | None = None,
-    normalize: bool = True,
-    reduction: Reduction = "mean",
-    impl: dispatch.Impl = "auto",
-) -> Tensor:
-    """The symmetric loss of CLIP (Radford et al., arXiv 2103.00020, fig. 3): the mean of InfoNCE a -> b and b -> a.
-
-    Args:
-        a: [M, d].
-        b: [M, d], row i belongs to row i of ``a``; same dtype and device.
-        temperature: see the module; 1 / CLIP's logit scale.
-        false_negatives: see the module; a per-row threshold holds for row i of either direction, a pair of ``labels``
-            is (of a, of b).
-        normalize: see the module.
-        reduction: see the module; ``"none"`` gives the mean of both directions of each row.
-        impl: see the module.
-
-    Returns:
-        0-d loss, or [M] for ``reduction="none"``.
-
-    Example:
-        >>> loss = clip_loss(image_embeddings, text_embeddings, temperature=1 / logit_scale)
-    """
-    arguments.check_rows("a", a)
-    arguments.check_rows("b", b)
-    arguments.check_alike("a", a, "b", b)
-    rows = a.shape[0]
-    if b.shape[0] != rows:
-        raise ValueError(f"a and b must have the same number of rows, got {rows} and {b.shape[0]}")
-    there = Pairs(positive_offset=0).with_false_negatives(false_negatives, (rows, rows), a.device)
-    back = there._replace(clusters=there.candidate_clusters, candidate_clusters=there.clusters)
-    losses = (
-        _loss("clip_loss", a, b, temperature, normalize, there, reduction, impl),
-        _loss("clip_loss", b, a, temperature, normalize, back, reduction, impl),
-    )
-    return (losses[0] + losses[1]) / 2
-
-
-def _loss(
-    op: str,
-    anchors: Tensor,
-    candidates: Tensor | None,
-    temperature: float | Tensor,
-    normalize: bool,
-    pairs: Pairs,
-    reduction: str,
-    impl: str,
-) -> Tensor:
-    arguments.check_choice("reduction", reduction, (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS)
-    features = pairs.features(anchors.shape[1])
-    chosen = dispatch.resolve(op, impl, device=anchors.device, dtype=anchors.dtype, **features)
-    scale = arguments.split_temperature(temperature)
-    loss, num_positives, _ = ops.forward_op(anchors, candidates, *scale, normalize, chosen, *pairs)
-    return _reduce(loss, num_positives, reduction)
-
-
-def _reduce(loss: Tensor, num_positives: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "mean":
-        return loss.sum() / max(loss.shape[0], 1)
-    return loss.sum() / (num_positives > 0).sum().clamp_min(1)
-
-
-def _check_positives(positives: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
-    index = arguments.check_integers("positives", positives, [rows], device)
-    if arguments.values_readable(index):
-        wrong = index[(index < -1) | (index >= columns)]
-        if wrong.numel():
-            raise ValueError(f"positives must be candidate indices in [-1, {columns}), found {wrong[0].item()}")
-    return index
+    form = Form(denominator, positives_reduction, spread, debias, hard_negative_beta, metric).checked(normalize)
+    options = call.Options(temperature, normalize, weights, grad_candidates, reduction, impl)
+    return call.loss("sup_con", embeddings, candidates, pairs, form, options)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _library
 from .._rows import working_dtype
+from .form import Form
 from .pairs import Pairs
 
 STATISTICS = 4
@@ -32,7 +33,7 @@ _library.define(
 
 
 def forward(
-    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs
+    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each row, its number of positives and the statistics for ``backward``: see ``reference.forward``."""
     rows, dtype = anchors.shape[0], working_dtype(anchors.dtype)
@@ -51,6 +52,7 @@ def backward(
     temperature: Tensor | float,
     normalize: bool,
     pairs: Pairs,
+    form: Form,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients w.r.t. anchors, candidates and temperature (in the working dtype); empty where ``needs`` says no."""

@@ -1,30 +1,33 @@
 """``torch.ops.clead.contrastive`` and ``contrastive_backward``: schemas, fakes, autograd.
 
-One pair of ops serves the whole family: ``Pairs`` says which loss it is. Reductions happen outside, on the rows.
+One pair of ops serves the whole family: ``Pairs`` and ``Form`` say which loss it is. Reductions happen
+outside, on the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _library, _rows
-from . import native, pairs, reference
+from . import form, native, pairs, reference
 
 
 def _triton_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from . import triton  # not at the top: Triton need not be installed
 
-    return triton.forward(*arguments)
+    *rest, _ = arguments  # dispatch gives it the plain form only
+    return triton.forward(*rest)
 
 
 def _triton_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from . import triton
 
-    return triton.backward(*arguments)
+    *rest, _, needs = arguments
+    return triton.backward(*(*rest, needs))
 
 
 _FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
@@ -42,8 +45,13 @@ _STATISTICS = {"reference": 2, "native": native.STATISTICS, "triton": 6}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "
-    + pairs.SCHEMA
+    + f"{pairs.SCHEMA}, {form.SCHEMA}"
 )
+
+
+def _rules(values: Sequence[Any]) -> tuple[pairs.Pairs, form.Form]:
+    count = len(pairs.Pairs._fields)
+    return pairs.Pairs(*values[:count]), form.Form(*values[count:])
 
 
 def _forward(
@@ -56,7 +64,7 @@ def _forward(
     *rules: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     scale = temperature if temperature_tensor is None else temperature_tensor
-    return _FORWARD[impl](anchors, candidates, scale, normalize, pairs.Pairs(*rules))
+    return _FORWARD[impl](anchors, candidates, scale, normalize, *_rules(rules))
 
 
 def _forward_fake(
@@ -90,7 +98,7 @@ def _backward(
     *rules, needs = rest
     scale = temperature if temperature_tensor is None else temperature_tensor
     grad_anchors, grad_candidates, grad_temperature = _BACKWARD[impl](
-        grad_loss, statistics, anchors, candidates, scale, normalize, pairs.Pairs(*rules), needs
+        grad_loss, statistics, anchors, candidates, scale, normalize, *_rules(rules), needs
     )
     if temperature_tensor is not None:
         grad_temperature = grad_temperature.to(temperature_tensor)

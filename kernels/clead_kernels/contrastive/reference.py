@@ -1,13 +1,14 @@
 """The contrastive family in eager PyTorch: the specification. It builds the [M, N] matrices.
 
 With s_ij = <a_i, b_j> / temperature, P_i the positives of row i, Q_i its negatives and k_ij the weight of a negative in
-the denominator (1; 0 or a weight for false negatives):
+the denominator (1; 0 or a weight for false negatives), the plain form is
 
     loss_i = log(sum_{j in P_i} e^s_ij + sum_{j in Q_i} k_ij e^s_ij) - mean_{j in P_i} s_ij    (0 where P_i is empty)
 
 It is evaluated as ``softplus(n_i - p_i) + p_i``, where n_i and p_i are the logsumexp over negatives and over positives
 of s_ij minus the mean positive logit. Both terms are >= 0 and nothing cancels: with one positive p_i is exactly 0, so
-the loss and its gradient keep full relative accuracy when the positive dominates.
+the loss and its gradient keep full relative accuracy when the positive dominates. All forms are made of the same n_i
+and p_i, see ``reference_forms``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import torch
 from torch import Tensor
 
 from .._rows import full_precision, unit_rows, unit_rows_backward, working_dtype
+from . import reference_forms as forms
+from .form import Form
 from .pairs import Pairs
 
 
 def forward(
-    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs
+    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each row.
 
@@ -34,6 +37,7 @@ def forward(
         temperature: float or 0-d tensor.
         normalize: divide rows by their norms first.
         pairs: which pairs are what.
+        form: what the loss makes of them.
 
     Returns:
         loss [M] and, for ``backward``, statistics [2, M] = (n, p), in the working dtype; between them the number of
@@ -41,14 +45,9 @@ def forward(
     """
     with full_precision(anchors.device):
         a, b = _rows(anchors, candidates, normalize)
-        dots = a @ b.mT
-        positive, negative, false_negative = masks(anchors, candidates, pairs, dots if normalize else None)
-        count = positive.sum(1)
-        logits = _centred_logits(dots, positive, count, _on(temperature, a))
-        over_negatives = _weighted(logits, negative, false_negative, pairs).logsumexp(1)
-        over_positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-        loss = _softplus(over_negatives - over_positives) + over_positives
-        return torch.where(count > 0, loss, 0.0), count, torch.stack([over_negatives, over_positives])
+        row = _pieces(_scores(a, b, form), anchors, candidates, temperature, normalize, pairs, form)
+        row = forms.reweigh(row, form)
+        return forms.losses(row, form), row.num_positives, torch.stack([row.over_negatives, row.over_positives])
 
 
 def backward(
@@ -59,28 +58,29 @@ def backward(
     temperature: Tensor | float,
     normalize: bool,
     pairs: Pairs,
+    form: Form,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients w.r.t. anchors, candidates and temperature (in the working dtype); empty where ``needs`` says no."""
     with full_precision(anchors.device):
         a, b = _rows(anchors, candidates, normalize)
-        dots, temperature = a @ b.mT, _on(temperature, a)
-        positive, negative, false_negative = masks(anchors, candidates, pairs, dots if normalize else None)
-        count = positive.sum(1)
-        logits = _centred_logits(dots, positive, count, temperature)
-        weighted = _weighted(logits, negative, false_negative, pairs)
-        grad_logits = _grad_logits(logits, weighted, positive, negative, count, statistics)
+        temperature = _on(temperature, a)
+        row = _pieces(_scores(a, b, form), anchors, candidates, temperature, normalize, pairs, form, statistics)
+        grad_logits, grad_lowest = forms.grad_logits(row, form)
         grad_logits = grad_logits * grad_loss.to(a.dtype)[:, None]
-        grad_dots = grad_logits / temperature
+        grad_scores = grad_logits / temperature
         grad_anchors, grad_candidates, grad_temperature = (a.new_empty(0) for _ in range(3))
         if needs[0]:
-            grad_rows = grad_dots @ b if candidates is not None else grad_dots @ b + grad_dots.mT @ b
+            grad_rows = _through_scores(grad_scores, a, b, form)
+            if candidates is None:
+                grad_rows = grad_rows + _through_scores(grad_scores.mT, a, b, form)
             grad_anchors = _through_rows(grad_rows, anchors, normalize)
         if needs[1] and candidates is not None:
-            grad_candidates = _through_rows(grad_dots.mT @ a, candidates, normalize)
+            grad_candidates = _through_rows(_through_scores(grad_scores.mT, b, a, form), candidates, normalize)
         if needs[2]:
-            # Rows of grad_logits sum to 0, so the centred logits serve, and a dominant positive adds exactly 0.
-            grad_temperature = -(grad_logits * logits).sum() / temperature
+            # Rows of the gradient, floor included, sum to 0: the centred logits serve, and a dominant positive adds 0.
+            by_row = (grad_logits * row.logits).sum(1) + grad_loss.to(a.dtype) * grad_lowest * row.lowest
+            grad_temperature = -by_row.sum() / temperature
         return grad_anchors, grad_candidates, grad_temperature
 
 
@@ -98,6 +98,8 @@ def masks(
     nothing = (row < 0) & (column < 0)
     itself = column == row + pairs.self_offset if pairs.self_offset >= 0 else nothing
     positive = column == row + pairs.positive_offset if pairs.positive_offset >= 0 else nothing
+    if pairs.self_index is not None:
+        itself = itself | (column == pairs.self_index[:, None])
     if pairs.positive_index is not None:
         positive = positive | (column == pairs.positive_index[:, None])
     if pairs.groups is not None:
@@ -128,17 +130,49 @@ def _false_negatives(cosine: Tensor | None, negative: Tensor, pairs: Pairs) -> T
         cut = eligible.topk(min(pairs.topk, cosine.shape[1]), dim=1).values[:, -1:]
         rules.append(eligible >= cut)
     if pairs.clusters is not None and pairs.candidate_clusters is not None:
-        known = (pairs.clusters >= 0)[:, None]
-        rules.append(known & (pairs.clusters[:, None] == pairs.candidate_clusters[None, :]))
+        of_rows, of_columns = pairs.clusters[..., :, None], pairs.candidate_clusters[..., None, :]
+        same = (of_rows >= 0) & (of_rows == of_columns)
+        rules.append(same if same.ndim == 2 else same.all(0) if pairs.each_level else same.any(0))
     if not rules:
         return torch.zeros_like(negative)
     return negative & reduce(operator.and_ if pairs.all_rules else operator.or_, rules)
 
 
-def _centred_logits(dots: Tensor, positive: Tensor, count: Tensor, temperature: Tensor | float) -> Tensor:
-    """s_ij minus the mean positive logit of row i; one such constant per row changes neither loss nor gradient."""
-    mean = torch.where(positive, dots, 0.0).sum(1) / count.clamp_min(1)
-    return (dots - mean[:, None]) / temperature
+def _pieces(
+    scores: Tensor,
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature: Tensor | float,
+    normalize: bool,
+    pairs: Pairs,
+    form: Form,
+    statistics: Tensor | None = None,
+) -> forms.Pieces:
+    """All rows of a call, with n and p from ``statistics``, or those of the plain form."""
+    cosine = scores if normalize and form.metric == "cosine" else None
+    positive, negative, false_negative = masks(anchors, candidates, pairs, cosine)
+    count, temperature = positive.sum(1), _on(temperature, scores)
+    # One constant per row, the mean positive logit, changes neither loss nor gradient.
+    mean = torch.where(positive, scores, 0.0).sum(1) / count.clamp_min(1)
+    logits = (scores - mean[:, None]) / temperature
+    weighted = _weighted(logits, negative, false_negative, pairs)
+    if statistics is None:
+        statistics = torch.stack([weighted.logsumexp(1), logits.masked_fill(~positive, -torch.inf).logsumexp(1)])
+    return forms.Pieces(logits, weighted, positive, count, (-1.0 - mean) / temperature, statistics[0], statistics[1])
+
+
+def _scores(a: Tensor, b: Tensor, form: Form) -> Tensor:
+    """Inner products, or minus the squared distances: [M, N]."""
+    if form.metric == "cosine":
+        return a @ b.mT
+    return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _through_scores(grad_scores: Tensor, own: Tensor, other: Tensor, form: Form) -> Tensor:
+    """The gradient w.r.t. ``own`` rows from that w.r.t. the scores [own, other]."""
+    if form.metric == "cosine":
+        return grad_scores @ other
+    return 2.0 * (grad_scores @ other - grad_scores.sum(1, keepdim=True) * own)
 
 
 def _weighted(logits: Tensor, negative: Tensor, false_negative: Tensor, pairs: Pairs) -> Tensor:
@@ -146,25 +180,6 @@ def _weighted(logits: Tensor, negative: Tensor, false_negative: Tensor, pairs: P
     if pairs.treatment == "weight" and pairs.weight > 0.0:
         logits = torch.where(false_negative, logits + math.log(pairs.weight), logits)
     return logits.masked_fill(~negative, -torch.inf)
-
-
-def _grad_logits(
-    logits: Tensor, weighted: Tensor, positive: Tensor, negative: Tensor, count: Tensor, statistics: Tensor
-) -> Tensor:
-    """d loss_i / d s_ij = softmax - 1 / |P_i| on positives, softmax on negatives, 0 elsewhere: [M, N]."""
-    over_negatives, over_positives, count = statistics[0, :, None], statistics[1, :, None], count[:, None]
-    negative_mass = torch.sigmoid(over_negatives - over_positives)
-    grad_negatives = (weighted - over_negatives).exp() * negative_mass
-    # softmax - 1 / |P|, split so that a single positive gives exactly minus the mass of the negatives.
-    among_positives = (logits - over_positives).exp()
-    grad_positives = (among_positives - 1.0 / count.to(logits.dtype)) - among_positives * negative_mass
-    grad = torch.where(positive, grad_positives, torch.where(negative, grad_negatives, 0.0))
-    return torch.where(count > 0, grad, 0.0)
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x) without the cut that ``torch.nn.functional.softplus`` makes at 20."""
-    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def _rows(anchors: Tensor, candidates: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,197 @@
+"""ASCL: adversarial supervised contrastive learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clead.attacks import frozen
+from clead.augment import Augmentation, find_augmentation
+from clead.config import AttackConfig, ContrastiveConfig, Real, require
+from clead.losses import ascl_loss
+from clead.methods.base import Batch
+from clead.methods.contrastive import ContrastiveMethod
+from clead.models import LinearHead, Model
+from clead_kernels import nt_xent, sup_con
+
+Term = Literal["at", "cl", "ascl"]
+Reduction = Literal["mean", "none"]
+_CRAFTED_BY: dict[str, Term | None] = {"ensemble": None, "label_based": "at", "label_free": "cl"}
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A batch with its augmented images: x [B, C, H, W] to be perturbed, and two views [2B, C, H, W]."""
+
+    batch: Batch
+    x: Tensor
+    views: Tensor
+
+
+class ASCL(ContrastiveMethod["ASCL.Config"]):
+    """Adversarial training plus two contrastive terms, without and with labels, each on its own perturbation.
+
+    Li et al., "Adversarial supervised contrastive learning", Machine Learning 112 (2023), 10.1007/s10994-022-06269-7,
+    eq. 10, with x a weakly augmented image and t, t' two strongly augmented views of it:
+
+        L = max l_AT(x + d) + 0.5 max l_CL(t, t', x + d) + 0.2 max l_ASCL(t, t', x + d)
+
+    Settled where the paper is silent or ambiguous:
+
+    - l_CL is NT-Xent over the three views t, t', x + d: section 3.2.1 argues against perturbing the strong views
+      themselves. ``pairs="adv_adv"`` does that all the same: l_CL(t + d, t' + d') of eq. 5 and eq. 8 for l_ASCL.
+    - l_ASCL is eq. 9 with z_p^adv for the z^adv it prints.
+    - Table 6 keeps the losses and changes who crafts the perturbation: every term's own loss (``ensemble``),
+      cross-entropy for all (``label_based``) or l_CL for all (``label_free``).
+    - Clean views pass through the branch ``clean``, perturbed images through ``adv``, which is also evaluated; with a
+      single branch both share it (table 8).
+    - Numbers of attack steps, temperature, head, augmentation and epochs are not given: see the recipes.
+    - With ``unlabeled_data`` l_CL sees another data set (eq. 10 has one expectation over labelled and one over
+      unlabelled data).
+    """
+
+    @dataclass(frozen=True)
+    class Config(ContrastiveConfig):
+        """ASCL."""
+
+        adv_augment: str = "crop_flip"
+        """Augmentation of the images that are perturbed, a key of clead.augment.AUGMENTATIONS."""
+        attack: AttackConfig = AttackConfig()
+        """The inner maximisation of the adversarial-training term."""
+        contrastive_steps: int = 5
+        """Gradient steps of the contrastive inner maximisations, which are otherwise the same."""
+        cl_weight: Real = 0.5
+        """Weight of the term without labels; 0 leaves it out."""
+        ascl_weight: Real = 0.2
+        """Weight of the term with labels; 0 leaves it out."""
+        pairs: Literal["view_adv", "adv_adv"] = "view_adv"
+        """Contrast clean views with adversarial images, or adversarial views among themselves."""
+        perturbations: Literal["ensemble", "label_based", "label_free"] = "ensemble"
+        """Whose loss crafts them: every term's own, cross-entropy's, the unlabelled contrastive one's."""
+        unlabeled_data: str | None = None
+        """Data set of the term without labels, a key of clead.data.DATASETS; None takes the labelled images."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.contrastive_steps >= 0, "contrastive_steps", "at least 0", self.contrastive_steps)
+            require(self.cl_weight >= 0, "cl_weight", "at least 0", self.cl_weight)
+            require(self.ascl_weight >= 0, "ascl_weight", "at least 0", self.ascl_weight)
+            shared = self.perturbations != "ensemble"
+            require(not shared or self.pairs == "view_adv", "pairs", f"view_adv with {self.perturbations}", self.pairs)
+            needs_labels = self.perturbations == "label_based" and self.unlabeled_data is not None
+            require(not needs_labels, "perturbations", "ensemble or label_free with unlabeled_data", "label_based")
+
+    paper = "Li et al., Machine Learning 2023, 10.1007/s10994-022-06269-7"
+    ops = ("nt_xent", "sup_con", "pgd_step_", "random_start_")
+    labelled = True
+
+    def __init__(self, config: ASCL.Config) -> None:
+        super().__init__(config)
+        self.adv_augment = find_augmentation(config.adv_augment)
+
+    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
+        """A two-layer projector and the classifier of adversarial training."""
+        return {**super().heads(feature_dim, num_classes), "classifier": LinearHead(feature_dim, num_classes)}
+
+    def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 10."""
+        config, adv = self.config, self.adv_branch
+        labelled = self.inputs(batch)
+        free = labelled if batch.unlabeled is None else self.inputs(batch.unlabeled)
+        crafted_by: Term | None = _CRAFTED_BY[config.perturbations]
+        # Cached: table 6's shared perturbation and the clean views are wanted by several terms.
+        perturbed = cache(lambda term, inputs: self.perturbed(model, inputs, crafted_by or term))
+        views = cache(lambda inputs: self._embed_views(model, inputs))
+
+        terms = {"at": F.cross_entropy(model.logits(perturbed("at", labelled), branch=adv), batch.labels)}
+        if config.cl_weight:
+            z_adv = model.embed(perturbed("cl", free), branch=adv)
+            terms["cl"] = config.cl_weight * self.cl(views(free), z_adv)
+        if config.ascl_weight:
+            z_adv = model.embed(perturbed("ascl", labelled), branch=adv)
+            terms["ascl"] = config.ascl_weight * self.ascl(views(labelled), z_adv, batch.labels)
+        return terms
+
+    def perturbed(self, model: Model, inputs: Inputs, by: Term) -> Tensor:
+        """The images that maximise the loss ``by``: x + d, or both views t + d, t' + d' for ``pairs="adv_adv"``."""
+        config, adv, batch = self.config, self.adv_branch, inputs.batch
+        if by == "at":
+            return self.perturb(
+                model,
+                lambda x: model.logits(x, branch=adv),
+                lambda logits: F.cross_entropy(logits, batch.labels, reduction="none"),
+                inputs.x,
+                config.attack,
+                batch.rng("attack"),
+            )
+        with frozen(model), torch.no_grad():
+            z = self._embed_views(model, inputs)
+        losses: dict[Term, Callable[[Tensor], Tensor]] = {
+            "cl": lambda z_adv: self.cl(z, z_adv, "none"),
+            "ascl": lambda z_adv: self.ascl(z, z_adv, batch.labels, "none"),
+        }
+        first = {"cl": 1, "ascl": 3}[by]
+        alone = config.pairs == "view_adv"
+        return self.perturb(
+            model,
+            lambda x: model.embed(x, branch=adv),
+            losses[by],
+            inputs.x if alone else inputs.views,
+            replace(config.attack, steps=config.contrastive_steps),
+            batch.rng("attack", first) if alone else batch.rng("attack", first).cat(batch.rng("attack", first + 1)),
+        )
+
+    def cl(self, z: Tensor | None, z_adv: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """l_CL of clean views [2B, d] (None: not wanted) and adversarial images: [B, d], or [2B, d] alone."""
+        z_all = z_adv if z is None else torch.cat([z, z_adv])
+        return nt_xent(
+            z_all,
+            num_views=2 if z is None else 3,
+            temperature=self.config.temperature,
+            reduction=reduction,
+            impl=self.config.impl,
+        )
+
+    def ascl(self, z: Tensor | None, z_adv: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """l_ASCL of the same, labels int64 [B]."""
+        temperature, impl = self.config.temperature, self.config.impl
+        if z is None:
+            return sup_con(z_adv, labels.repeat(2), temperature=temperature, reduction=reduction, impl=impl)
+        return ascl_loss(z, z_adv, labels, temperature=temperature, reduction=reduction, impl=impl)
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """The batch, augmented."""
+        return Inputs(batch, self.adv_augment(batch.images, batch.rng("augment", 2)), self.views(batch))
+
+    def _embed_views(self, model: Model, inputs: Inputs) -> Tensor | None:
+        if self.config.pairs == "adv_adv":
+            return None
+        return model.embed(inputs.views, branch=self.config.encoder.bn.branches[0])
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """That of the views and that of the perturbed images."""
+        return (self.augment, self.adv_augment)
+
+    @property
+    def unlabeled_data(self) -> str | None:
+        """The data set of l_CL, if it is another one."""
+        return self.config.unlabeled_data
+
+    @property
+    def op_features(self) -> dict[str, str]:
+        """Eq. 9 leaves the anchor out of its candidates."""
+        return {"self_index": "yes" if self.config.ascl_weight and self.config.pairs == "view_adv" else "no"}
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """That of the perturbed images, and that of the clean views where there are any."""
+        contrastive = self.config.cl_weight > 0 or self.config.ascl_weight > 0
+        clean = contrastive and self.config.pairs == "view_adv"
+        return (self.config.encoder.bn.branches[0], self.adv_branch) if clean else (self.adv_branch,)
