@@ -95,27 +95,29 @@ class OptimizerConfig:
     """Optimiser and learning-rate schedule."""
 
     name: Literal["sgd", "adam", "lars"] = "sgd"
-    """sgd, adam with torch's default betas, or lars, which is sgd with a rate of its own for every layer."""
+    """sgd; adam with torch's default betas; lars: sgd with every tensor's step scaled to its norm."""
     lr: Real = 0.1
     """Peak learning rate."""
     momentum: Real = 0.9
     """Momentum of sgd and lars; adam ignores it."""
     weight_decay: Real = 0.0
-    """L2 penalty."""
-    trust: Real = 0.001
-    """LARS's trust coefficient: the length of a layer's step over the length of its weights, at rate 1."""
-    exclude_vectors: bool = False
-    """Leave biases and batch norm out of weight decay, and of LARS's adaptation."""
+    """L2 penalty on every parameter."""
+    decay_vectors: bool = True
+    """Whether biases and batch-norm weights get weight decay and lars's scaling too."""
+    trust: Real = 1e-3
+    """LARS: length of a step over length of the weights, at learning rate 1."""
     schedule: Literal["cosine", "constant", "step", "cyclic"] = "cosine"
-    """Shape after the warm-up: cosine ends at 0, step falls at the milestones, cyclic is one triangle from 0 to 0."""
+    """Shape after the warm-up; step falls at the milestones, cyclic rises from 0 to the middle and falls to 0."""
     milestones: tuple[Real, ...] = (0.6, 0.8)
-    """Where step falls, as shares of the epochs (75/90 for epoch 75 of 90), ascending."""
+    """Schedule step: where the rate is multiplied by gamma, as fractions of the stage's epochs, ascending."""
     gamma: tuple[Real, ...] = (0.1,)
-    """Factor at the milestones, one for all or one for each."""
+    """Schedule step: one factor for all milestones, or one for each."""
+    final_lr: Real = 0.0
+    """Where the cosine ends."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up."""
-    warmup_start: Real = 0.0
-    """Share of the peak rate from which the warm-up starts."""
+    warmup_lr: Real = 0.0
+    """Where the warm-up begins."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", "above 0", self.lr)
@@ -123,13 +125,14 @@ class OptimizerConfig:
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.trust > 0, "trust", "above 0", self.trust)
         ascending = list(self.milestones) == sorted(set(self.milestones))
-        inside = all(0 < share < 1 for share in self.milestones)
-        require(ascending and inside, "milestones", "ascending shares in (0, 1)", self.milestones)
+        inside = all(0 < milestone < 1 for milestone in self.milestones)
+        require(ascending and inside, "milestones", "ascending fractions in (0, 1)", self.milestones)
         counts = {1, len(self.milestones)}
         require(len(self.gamma) in counts, "gamma", f"{' or '.join(map(str, sorted(counts)))} factors", self.gamma)
         require(all(factor > 0 for factor in self.gamma), "gamma", "above 0", self.gamma)
+        require(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr}]", self.final_lr)
+        require(0 <= self.warmup_lr <= self.lr, "warmup_lr", f"in [0, lr = {self.lr}]", self.warmup_lr)
         require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
-        require(0 <= self.warmup_start <= 1, "warmup_start", "in [0, 1]", self.warmup_start)
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,15 @@ class ProjectorConfig:
     """Width of the hidden layer."""
     dim: int = 128
     """Width of the embeddings."""
+    layers: int = 2
+    """Linear layers; 1 is a linear map."""
+    batch_norm: Literal["none", "hidden", "all"] = "none"
+    """Batch norm after the hidden layers, or after all of them; it has the encoder's branches."""
 
     def __post_init__(self) -> None:
         require(self.hidden_dim > 0, "projector.hidden_dim", "above 0", self.hidden_dim)
         require(self.dim > 0, "projector.dim", "above 0", self.dim)
+        require(self.layers > 0, "projector.layers", "above 0", self.layers)
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,7 @@ def subjects(session: Session) -> Iterator[Subject]:
         stage_config = config.finetuning(stage)
         model, test = session.trained(stage), session.sources.of(config, stage).test.to(session.device)
         yield Subject(stage, model, test, stage_config.data or config.data, stage_config.branch or session.branch)
-    model = None if stages else session.trained("pretrain")
-    if model is not None and "classifier" in model.heads:
+    if not stages and "classifier" in (model := session.trained("pretrain")).heads:
         yield Subject("end_to_end", model, splits.test, config.data, session.branch)
 
 

@@ -33,6 +33,35 @@ _ALL = (
             RandomGrayscale(0.2),
         ),
     ),
+    # CLAE's Plain and UEL: the colours always change, the hue by up to .4 too.
+    Augmentation(
+        "instance",
+        (
+            RandomResizedCrop(scale=(0.2, 1.0)),
+            ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0),
+            RandomGrayscale(0.2),
+            HorizontalFlip(),
+        ),
+    ),
+    Augmentation(
+        "rocl",
+        (
+            ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            RandomGrayscale(0.2),
+            HorizontalFlip(),
+            RandomResizedCrop(scale=(0.08, 1.0)),
+        ),
+    ),
+    # ACL's resizing is bicubic, ours bilinear.
+    Augmentation(
+        "acl",
+        (
+            RandomResizedCrop(scale=(0.1, 1.0)),
+            HorizontalFlip(),
+            ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            RandomGrayscale(0.2),
+        ),
+    ),
 )
 
 AUGMENTATIONS: dict[str, Augmentation] = {augmentation.name: augmentation for augmentation in _ALL}

@@ -162,7 +162,8 @@ def _train_epoch(task: Fit, epoch: int, optimizer: torch.optim.Optimizer, folder
             position = {"stage": task.stage, "epoch": epoch + 1, "step": step + 1}
             beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
             if metrics:
-                beside["metrics"] = {name: value.item() for name, value in metrics.items()}
+                numbers = {name: value.item() for name, value in metrics.items()}
+                beside["metrics"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
             folder.log(**position, loss=loss, **beside, **(values if len(values) > 1 else {}))
 
 

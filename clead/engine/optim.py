@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,86 +13,89 @@ from torch import Tensor, nn
 from clead.config import OptimizerConfig
 
 
-class LARS(torch.optim.Optimizer):
-    """SGD whose gradients are scaled, tensor by tensor, to the length of the weights.
-
-        d = (g + weight_decay * w) * trust * |w| / (|g| + weight_decay * |w|)
-        v = momentum * v + d,   w = w - lr * v
-
-    A tensor whose weights or gradients are all zero keeps the factor 1. You, Gitman & Ginsburg, "Large batch training
-    of convolutional networks", 2017, arXiv:1708.03888; there the rate is inside v, here outside as in torch's SGD and
-    in the LARS of the RoCL and ACL code, which differs only where the rate changes.
-
-    Args:
-        params: parameters, or groups of them; a group with ``adapt=False`` gets plain SGD.
-        lr: learning rate.
-        momentum: in [0, 1).
-        weight_decay: L2 penalty.
-        trust: trust coefficient.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        *,
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = 0.001,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; nothing here waits for the device."""
-        if closure is not None:
-            raise ValueError("LARS takes no closure")
-        for group in self.param_groups:
-            pairs = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
-            if pairs:
-                self._update([weight for weight, _ in pairs], [gradient for _, gradient in pairs], group)
-
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        directions = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
-        if group["adapt"]:
-            weight_norm, gradient_norm = (torch.stack(torch._foreach_norm(each)) for each in (weights, gradients))
-            factor = group["trust"] * weight_norm / (gradient_norm + group["weight_decay"] * weight_norm)
-            factor = torch.where((weight_norm > 0) & (gradient_norm > 0), factor, 1.0)
-            torch._foreach_mul_(directions, list(factor.unbind()))
-        velocities = [self.state[weight].setdefault("velocity", torch.zeros_like(weight)) for weight in weights]
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, directions)
-        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
-
-
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """The configured optimiser over ``parameters``."""
-    everything = list(parameters)
-    groups: list[dict[str, Any]] = [{"params": everything}]
-    if config.exclude_vectors:
-        apart: dict[str, Any] = {"params": [it for it in everything if it.dim() <= 1], "weight_decay": 0.0}
-        if config.name == "lars":
-            apart["adapt"] = False
-        groups = [{"params": [it for it in everything if it.dim() > 1]}, apart]
+    groups = _groups(list(parameters), config)
     if config.name == "adam":
-        return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
-    shared: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    return LARS(groups, trust=config.trust, **shared) if config.name == "lars" else torch.optim.SGD(groups, **shared)
+        return torch.optim.Adam(groups, lr=config.lr)
+    if config.name == "lars":
+        return LARS(groups, lr=config.lr, momentum=config.momentum, trust=config.trust)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def _groups(parameters: list[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """All parameters in one group, or those without weight decay and adaptation in a second one."""
+    if config.decay_vectors:
+        return [{"params": parameters, "weight_decay": config.weight_decay}]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0, "trust": None},
+    ]
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose gradient, weight decay included, is scaled tensor by tensor.
+
+    ``v <- momentum v + ratio (g + weight_decay w)``, ``w <- w - lr v`` with ``ratio = trust |w| / (|g| + weight_decay
+    |w|)``, and 1 where either norm is 0. You et al., "Large batch training of convolutional networks", 2017,
+    arXiv:1708.03888, eq. 6, with the learning rate outside of the momentum as in torch's SGD.
+
+    Args:
+        groups: parameters or groups of them; a group may have a ``weight_decay``, and ``trust`` None for plain SGD.
+        lr: learning rate.
+        momentum: in [0, 1).
+        trust: length of a step over length of the weights, at learning rate 1.
+    """
+
+    def __init__(self, groups: Any, *, lr: float, momentum: float, trust: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; no value is read back from the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._step(group, weights)
+        return loss
+
+    def _step(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        grads: Any = [p.grad for p in weights]
+        ratios = None if group["trust"] is None else _trust_ratios(weights, grads, group)
+        updates = torch._foreach_add(grads, weights, alpha=group["weight_decay"])
+        if ratios is not None:
+            torch._foreach_mul_(updates, ratios)
+        for p in weights:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+
+def _trust_ratios(weights: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """trust |w| / (|g| + weight_decay |w|) of every tensor, 1 where a norm is 0: 0-d tensors on the device."""
+    norms, grad_norms = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(grads))
+    ratios = group["trust"] * norms / (grad_norms + group["weight_decay"] * norms)
+    return list(torch.where((norms > 0) & (grad_norms > 0), ratios, 1.0).unbind())
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The rate of step ``step`` (from 0): linear warm-up, then the schedule; milestones count from the very start."""
+    """The rate of step ``step`` (from 0): linear warm-up, then the schedule's shape over the rest of the stage."""
     warmup, total = config.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (config.warmup_start * warmup + (1 - config.warmup_start) * (step + 1)) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    if config.schedule == "cyclic":
-        return config.lr * (1 - abs(2 * progress - 1))
+        return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
     if config.schedule == "step":
         factors = config.gamma if len(config.gamma) > 1 else config.gamma * len(config.milestones)
-        passed = (step / total >= milestone for milestone in config.milestones)
-        return config.lr * math.prod(factor for factor, there in zip(factors, passed, strict=True) if there)
-    return config.lr
+        return config.lr * math.prod(factors[: bisect_right(config.milestones, step / max(1, total))])
+    progress = (step - warmup) / max(1, total - warmup)
+    if config.schedule == "cyclic":
+        return config.lr * (1 - abs(2 * progress - 1))
+    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,21 +1,20 @@
 """Losses as pure functions over ``clead_kernels`` that read as their equation."""
 
-from clead.losses.ascl import ascl_loss
-from clead.losses.cancellation import cancellation
+from clead.losses.adversarial import kl_divergence, mart_loss, trades_loss
+from clead.losses.ascl import ascl_loss, instance_loss
 from clead.losses.clead import Negatives, clead_loss, clead_term
-from clead.losses.margin import instance_margin, margin
-from clead.losses.mart import mart_loss
-from clead.losses.trades import kl_divergence, trades_loss
+from clead.losses.margin import margin
+from clead.losses.uel import uel_loss
 
 __all__ = [
     "Negatives",
     "ascl_loss",
-    "cancellation",
     "clead_loss",
     "clead_term",
-    "instance_margin",
+    "instance_loss",
     "kl_divergence",
     "margin",
     "mart_loss",
     "trades_loss",
+    "uel_loss",
 ]

@@ -4,27 +4,43 @@ import difflib
 from typing import Any
 
 from clead.errors import UserError
+from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
+from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
+from clead.methods.mart import MART
 from clead.methods.pgd_at import PGDAdversarialTraining
+from clead.methods.plain import Plain
+from clead.methods.rocl import RoCL
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
+from clead.methods.trades import TRADES
+from clead.methods.uel import UEL
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "acl": ACL,
     "adaptive_fnc": AdaptiveFNC,
     "ascl": ASCL,
     "ce": CrossEntropy,
+    "clae": CLAE,
     "clead": CLead,
+    "fast_at": FastAdversarialTraining,
     "fnc": FNC,
     "ifnd": IFND,
+    "mart": MART,
     "pgd_at": PGDAdversarialTraining,
+    "plain": Plain,
+    "rocl": RoCL,
     "simclr": SimCLR,
     "sup_con": SupCon,
+    "trades": TRADES,
+    "uel": UEL,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "find_method"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from clead.config import ContrastiveConfig, Real, require
-from clead.losses import cancellation
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
 from clead.methods.schedule import linear
@@ -27,9 +26,6 @@ class AdaptiveFNC(ContrastiveMethod["AdaptiveFNC.Config"]):
     loss, as a constant; rho is linear in the steps done; a view's own partner is never cancelled; and cancelled
     pairs leave the denominator without becoming positives (eq. 4's text has them "selected into {x+}", section 5.1
     says that attraction is avoided because it harms robustness).
-
-    Logged beside the loss: ``cancelled_pairs``, the mean number of negatives a row loses, and against the labels,
-    which training itself does not read, their ``cancelled_precision`` and ``cancelled_recall``.
     """
 
     @dataclass(frozen=True)
@@ -53,13 +49,8 @@ class AdaptiveFNC(ContrastiveMethod["AdaptiveFNC.Config"]):
         """Eq. 4 on both views in one forward pass."""
         config = self.config
         threshold = linear(config.threshold_start, config.threshold_end, batch.progress)
-        embeddings = model.embed(self.views(batch), branch=config.encoder.bn.branches[0])
-        loss = nt_xent(
-            embeddings,
-            temperature=config.temperature,
-            false_negatives=FalseNegatives(threshold=threshold),
-            impl=config.impl,
-        )
-        if batch.metrics is not None:
-            batch.metrics.update(cancellation(embeddings.detach(), batch.labels, threshold))
+        rule = FalseNegatives(threshold=threshold)
+        embeddings = model.embed(self.views(batch), branch=self.clean_branch)
+        self.log_cancelled(batch, embeddings, rule)
+        loss = nt_xent(embeddings, temperature=config.temperature, false_negatives=rule, impl=config.impl)
         return {"nt_xent": loss}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from clead.attacks import frozen
 from clead.augment import Augmentation, find_augmentation
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
-from clead.losses import ascl_loss
+from clead.losses import ascl_loss, instance_loss, kl_divergence, mart_loss, trades_loss
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
 from clead.models import LinearHead, Model
-from clead_kernels import nt_xent, sup_con
 
 Term = Literal["at", "cl", "ascl"]
-Reduction = Literal["mean", "none"]
 _CRAFTED_BY: dict[str, Term | None] = {"ensemble": None, "label_based": "at", "label_free": "cl"}
 
 
@@ -50,7 +48,7 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
     - Table 6 keeps the losses and changes who crafts the perturbation: every term's own loss (``ensemble``),
       cross-entropy for all (``label_based``) or l_CL for all (``label_free``).
     - Clean views pass through the branch ``clean``, perturbed images through ``adv``, which is also evaluated; with a
-      single branch both share it (table 8).
+      single branch both share it (table 8). The clean x of TRADES and MART shares the branch of its perturbed version.
     - Numbers of attack steps, temperature, head, augmentation and epochs are not given: see the recipes.
     - With ``unlabeled_data`` l_CL sees another data set (eq. 10 has one expectation over labelled and one over
       unlabelled data).
@@ -66,6 +64,10 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         """The inner maximisation of the adversarial-training term."""
         contrastive_steps: int = 5
         """Gradient steps of the contrastive inner maximisations, which are otherwise the same."""
+        at_term: Literal["ce", "trades", "mart"] = "ce"
+        """l_AT: cross-entropy on perturbed images, or the loss and attack of TRADES or MART."""
+        beta: Real = 6.0
+        """Weight of the divergence of trades (6 in its paper) or mart (5)."""
         cl_weight: Real = 0.5
         """Weight of the term without labels; 0 leaves it out."""
         ascl_weight: Real = 0.2
@@ -80,6 +82,7 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         def __post_init__(self) -> None:
             super().__post_init__()
             require(self.contrastive_steps >= 0, "contrastive_steps", "at least 0", self.contrastive_steps)
+            require(self.beta >= 0, "beta", "at least 0", self.beta)
             require(self.cl_weight >= 0, "cl_weight", "at least 0", self.cl_weight)
             require(self.ascl_weight >= 0, "ascl_weight", "at least 0", self.ascl_weight)
             shared = self.perturbations != "ensemble"
@@ -101,31 +104,40 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Eq. 10."""
-        config, adv = self.config, self.adv_branch
+        config = self.config
         labelled = self.inputs(batch)
         free = labelled if batch.unlabeled is None else self.inputs(batch.unlabeled)
-        crafted_by: Term | None = _CRAFTED_BY[config.perturbations]
-        # Cached: table 6's shared perturbation and the clean views are wanted by several terms.
+        crafted_by = _CRAFTED_BY[config.perturbations]
+        # Cached, because table 6's shared perturbation and the clean views serve several terms.
         perturbed = cache(lambda term, inputs: self.perturbed(model, inputs, crafted_by or term))
         views = cache(lambda inputs: self._embed_views(model, inputs))
 
-        terms = {"at": F.cross_entropy(model.logits(perturbed("at", labelled), branch=adv), batch.labels)}
+        terms = self.at(model, labelled, perturbed("at", labelled))
         if config.cl_weight:
-            z_adv = model.embed(perturbed("cl", free), branch=adv)
-            terms["cl"] = config.cl_weight * self.cl(views(free), z_adv)
+            z_adv = model.embed(perturbed("cl", free), branch=self.adv_branch)
+            terms["cl"] = config.cl_weight * instance_loss(views(free), z_adv, **self._options)
         if config.ascl_weight:
-            z_adv = model.embed(perturbed("ascl", labelled), branch=adv)
-            terms["ascl"] = config.ascl_weight * self.ascl(views(labelled), z_adv, batch.labels)
+            z_adv = model.embed(perturbed("ascl", labelled), branch=self.adv_branch)
+            terms["ascl"] = config.ascl_weight * ascl_loss(views(labelled), z_adv, batch.labels, **self._options)
         return terms
+
+    def at(self, model: Model, inputs: Inputs, x_adv: Tensor) -> dict[str, Tensor]:
+        """l_AT, or the two terms of TRADES or MART in its place."""
+        adv, labels = self.adv_branch, inputs.batch.labels
+        if self.config.at_term == "ce":
+            return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=adv), labels)}
+        logits, logits_adv = model.logits(torch.cat([inputs.x, x_adv]), branch=adv).chunk(2)
+        loss = trades_loss if self.config.at_term == "trades" else mart_loss
+        return loss(logits, logits_adv, labels, beta=self.config.beta)
 
     def perturbed(self, model: Model, inputs: Inputs, by: Term) -> Tensor:
         """The images that maximise the loss ``by``: x + d, or both views t + d, t' + d' for ``pairs="adv_adv"``."""
-        config, adv, batch = self.config, self.adv_branch, inputs.batch
+        config, batch = self.config, inputs.batch
         if by == "at":
             return self.perturb(
                 model,
-                lambda x: model.logits(x, branch=adv),
-                lambda logits: F.cross_entropy(logits, batch.labels, reduction="none"),
+                lambda x: model.logits(x, branch=self.adv_branch),
+                self._at_objective(model, inputs),
                 inputs.x,
                 config.attack,
                 batch.rng("attack"),
@@ -133,37 +145,26 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         with frozen(model), torch.no_grad():
             z = self._embed_views(model, inputs)
         losses: dict[Term, Callable[[Tensor], Tensor]] = {
-            "cl": lambda z_adv: self.cl(z, z_adv, "none"),
-            "ascl": lambda z_adv: self.ascl(z, z_adv, batch.labels, "none"),
+            "cl": lambda z_adv: instance_loss(z, z_adv, reduction="none", **self._options),
+            "ascl": lambda z_adv: ascl_loss(z, z_adv, batch.labels, reduction="none", **self._options),
         }
         first = {"cl": 1, "ascl": 3}[by]
         alone = config.pairs == "view_adv"
         return self.perturb(
             model,
-            lambda x: model.embed(x, branch=adv),
+            lambda x: model.embed(x, branch=self.adv_branch),
             losses[by],
             inputs.x if alone else inputs.views,
             replace(config.attack, steps=config.contrastive_steps),
             batch.rng("attack", first) if alone else batch.rng("attack", first).cat(batch.rng("attack", first + 1)),
         )
 
-    def cl(self, z: Tensor | None, z_adv: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """l_CL of clean views [2B, d] (None: not wanted) and adversarial images: [B, d], or [2B, d] alone."""
-        z_all = z_adv if z is None else torch.cat([z, z_adv])
-        return nt_xent(
-            z_all,
-            num_views=2 if z is None else 3,
-            temperature=self.config.temperature,
-            reduction=reduction,
-            impl=self.config.impl,
-        )
-
-    def ascl(self, z: Tensor | None, z_adv: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """l_ASCL of the same, labels int64 [B]."""
-        temperature, impl = self.config.temperature, self.config.impl
-        if z is None:
-            return sup_con(z_adv, labels.repeat(2), temperature=temperature, reduction=reduction, impl=impl)
-        return ascl_loss(z, z_adv, labels, temperature=temperature, reduction=reduction, impl=impl)
+    def _at_objective(self, model: Model, inputs: Inputs) -> Callable[[Tensor], Tensor]:
+        """What the attack of l_AT ascends: cross-entropy, or TRADES' divergence."""
+        if self.config.at_term != "trades":
+            return lambda logits: F.cross_entropy(logits, inputs.batch.labels, reduction="none")
+        with frozen(model), torch.no_grad():
+            return partial(kl_divergence, logits=model.logits(inputs.x, branch=self.adv_branch))
 
     def inputs(self, batch: Batch) -> Inputs:
         """The batch, augmented."""
@@ -172,7 +173,11 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
     def _embed_views(self, model: Model, inputs: Inputs) -> Tensor | None:
         if self.config.pairs == "adv_adv":
             return None
-        return model.embed(inputs.views, branch=self.config.encoder.bn.branches[0])
+        return model.embed(inputs.views, branch=self.clean_branch)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"temperature": self.config.temperature, "impl": self.config.impl}
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
@@ -194,4 +199,4 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         """That of the perturbed images, and that of the clean views where there are any."""
         contrastive = self.config.cl_weight > 0 or self.config.ascl_weight > 0
         clean = contrastive and self.config.pairs == "view_adv"
-        return (self.config.encoder.bn.branches[0], self.adv_branch) if clean else (self.adv_branch,)
+        return (self.clean_branch, self.adv_branch) if clean else (self.adv_branch,)

@@ -102,14 +102,22 @@ class Method(ABC, Generic[C]):
         x: Tensor,
         config: AttackConfig,
         rng: Rng,
+        *,
+        training: bool = False,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+        scale: Tensor | float = 1.0,
     ) -> Tensor:
-        """The inner maximisation: ``config``'s attack on loss(encode(x_adv)), with batch norm in eval mode."""
+        """The inner maximisation: ``config``'s attack on loss(encode(x_adv)).
+
+        Batch norm is in eval mode, or with ``training`` uses the statistics of the batch and keeps none. ``bounds``
+        is the box of valid images, None for no clipping; ``scale``, broadcastable to x, multiplies radius and step.
+        """
         return attack(
-            Objective(model, encode, loss),
+            Objective(model, encode, loss, training),
             x,
-            constraint=Constraint(norm=config.norm, eps=config.eps),
+            constraint=Constraint(norm=config.norm, eps=config.eps * scale, bounds=bounds),
             steps=config.steps,
-            step_size=config.step_size,
+            step_size=config.step_size * scale,
             random_start=config.random_start,
             rng=rng,
             impl=self.config.impl,

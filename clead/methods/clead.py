@@ -11,10 +11,11 @@ from torch import Tensor
 
 from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
-from clead.losses import Negatives, clead_loss, clead_term, instance_margin
+from clead.losses import Negatives, clead_loss, clead_term
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
 from clead.models import Branch, Model
+from clead_kernels import instance_margin
 
 Attack = Literal["fgsm", "pgd", "cw"]
 
@@ -57,7 +58,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
             require(self.cw_l2.norm == "l2", "cw_l2.norm", "l2", self.cw_l2.norm)
 
     paper = "Ghosh et al., arXiv:2510.27249"
-    ops = ("info_nce", "similarity", "pgd_step_", "random_start_")
+    ops = ("info_nce", "instance_margin", "pgd_step_", "random_start_")
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2: the mean of the terms of all attacks."""
@@ -77,7 +78,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
         """x under every attack, [B, C, H, W] each, from the same view."""
         config = self.config
         with frozen(model), torch.no_grad():
-            anchors = model.embed(x, branch=config.encoder.bn.branches[0])
+            anchors = model.embed(x, branch=self.clean_branch)
 
         def term(z: Tensor) -> Tensor:
             return clead_term(
@@ -113,10 +114,10 @@ class CLead(ContrastiveMethod["CLead.Config"]):
     @property
     def trained_branches(self) -> tuple[str, ...]:
         """That of the clean and that of the adversarial stream."""
-        return (self.config.encoder.bn.branches[0], self.adv_branch)
+        return (self.clean_branch, self.adv_branch)
 
     def _streams(self, size: int, attacks: int) -> Branch:
-        clean = self.config.encoder.bn.branches[0]
+        clean = self.clean_branch
         if self.adv_branch == clean:
             return clean
         return ((clean, size), (self.adv_branch, size * attacks))

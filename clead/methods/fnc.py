@@ -54,14 +54,12 @@ class FNC(ContrastiveMethod["FNC.Config"]):
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """NT-Xent of both views in one forward pass, without the false negatives."""
         config = self.config
-        loss = nt_xent(
-            model.embed(self.views(batch), branch=config.encoder.bn.branches[0]),
-            temperature=config.temperature,
-            false_negatives=FalseNegatives(
-                threshold=config.threshold, topk=config.topk, combine=config.combine, treatment=config.treatment
-            ),
-            impl=config.impl,
+        rule = FalseNegatives(
+            threshold=config.threshold, topk=config.topk, combine=config.combine, treatment=config.treatment
         )
+        embeddings = model.embed(self.views(batch), branch=self.clean_branch)
+        self.log_cancelled(batch, embeddings, rule)
+        loss = nt_xent(embeddings, temperature=config.temperature, false_negatives=rule, impl=config.impl)
         return {"nt_xent": loss}
 
     @property

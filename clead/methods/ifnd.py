@@ -61,7 +61,7 @@ class IFND(ContrastiveMethod["IFND.Config"]):
         """
         if epoch % self.config.refresh_epochs:
             return
-        embeddings = embed_all(model, images, size, branch=self.config.encoder.bn.branches[0])
+        embeddings = embed_all(model, images, size, branch=self.clean_branch)
         samples = torch.arange(size, device=embeddings.device)
         rng = Rng.create(self.config.seed, "kmeans", samples, step=epoch)
         labels, doubt = [], []
@@ -75,16 +75,18 @@ class IFND(ContrastiveMethod["IFND.Config"]):
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """The mean over granularities, on both views in one forward pass."""
-        embeddings = model.embed(self.views(batch), branch=self.config.encoder.bn.branches[0])
+        embeddings = model.embed(self.views(batch), branch=self.clean_branch)
         trusted = self.doubt[:, batch.sample_ids] < batch.progress
+        labels = torch.where(trusted, self.pseudo_labels[:, batch.sample_ids], -1)
+        self.log_cancelled(batch, embeddings, FalseNegatives(labels=labels))
         losses = [
             nt_xent(
                 embeddings,
                 temperature=self.config.temperature,
-                false_negatives=FalseNegatives(labels=labels),
+                false_negatives=FalseNegatives(labels=level),
                 impl=self.config.impl,
             )
-            for labels in torch.where(trusted, self.pseudo_labels[:, batch.sample_ids], -1)
+            for level in labels
         ]
         return {"nt_xent": torch.stack(losses).mean()}
 

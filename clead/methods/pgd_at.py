@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class PGDAdversarialTraining(Method["PGDAdversarialTraining.Config"]):
     paper = "Madry et al., ICLR 2018, arXiv:1706.06083"
     ops = ("pgd_step_", "random_start_")
     labelled = True
+    attack_in_train_mode: ClassVar[bool] = False
 
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
         """A linear classifier."""
@@ -44,6 +46,7 @@ class PGDAdversarialTraining(Method["PGDAdversarialTraining.Config"]):
             self.augment(batch.images, batch.rng("augment")),
             self.config.attack,
             batch.rng("attack"),
+            training=self.attack_in_train_mode,
         )
         return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=branch), batch.labels)}
 

@@ -37,6 +37,6 @@ class SupCon(ContrastiveMethod["SupCon.Config"]):
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2 on both views in one forward pass."""
-        embeddings = model.embed(self.views(batch), branch=self.config.encoder.bn.branches[0])
+        embeddings = model.embed(self.views(batch), branch=self.clean_branch)
         loss = sup_con(embeddings, batch.labels.repeat(2), temperature=self.config.temperature, impl=self.config.impl)
         return {"sup_con": loss}

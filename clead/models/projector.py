@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class Projector(nn.Module):
         hidden_dim: width of the hidden layers.
         out_dim: width of the embeddings.
         num_layers: linear layers; 1 is a linear map.
-        batch_norm: batch norm between every hidden layer and its ReLU.
+        batch_norm: batch norm between every hidden layer and its ReLU, and for ``"all"`` on the embeddings too.
         bn: the branches of that batch norm, the encoder's own configuration.
     """
 
@@ -26,7 +28,7 @@ class Projector(nn.Module):
         hidden_dim: int,
         out_dim: int,
         num_layers: int = 2,
-        batch_norm: bool = False,
+        batch_norm: Literal["none", "hidden", "all"] = "none",
         bn: BatchNormConfig | None = None,
     ) -> None:
         super().__init__()
@@ -36,7 +38,8 @@ class Projector(nn.Module):
         widths = [in_dim, *[hidden_dim] * hidden, out_dim]
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
         config = bn or BatchNormConfig()
-        self.norms = nn.ModuleList(BranchBatchNorm1d(hidden_dim, config) for _ in range(hidden if batch_norm else 0))
+        normed = {"none": 0, "hidden": hidden, "all": num_layers}[batch_norm]
+        self.norms = nn.ModuleList(BranchBatchNorm1d(width, config) for width in widths[1 : 1 + normed])
 
     def forward(self, features: Tensor, branch: Branch) -> Tensor:
         """Features [B, in_dim] -> embeddings [B, out_dim]."""

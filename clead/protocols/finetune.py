@@ -6,6 +6,7 @@ adversarial full fine-tuning (SFF, AFF).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,7 +56,7 @@ class Classification:
         x_adv = self.attacked(x, batch.labels, self.config, batch.rng("attack"))
         if self.config.loss == "ce":
             return {"ce_adv": F.cross_entropy(self.logits(x_adv), batch.labels)}
-        return trades_loss(self.logits(x), self.logits(x_adv), batch.labels, self.config.beta)
+        return trades_loss(self.logits(x), self.logits(x_adv), batch.labels, beta=self.config.beta)
 
     def logits(self, x: Tensor) -> Tensor:
         """[B, num_classes], with gradients for what is trained and for nothing else."""
@@ -73,10 +74,10 @@ class Classification:
         def cross_entropy(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, labels, reduction="none")
 
-        loss = cross_entropy
+        loss: Callable[[Tensor], Tensor] = cross_entropy
         if config.loss == "trades":
             with frozen(self.model), torch.no_grad():
-                loss = partial(kl_divergence, classify(x))
+                loss = partial(kl_divergence, logits=classify(x))
 
         return attack(
             Objective(self.model, classify, loss),
@@ -140,16 +141,12 @@ def finetune(
     initialise(head, seed)
     model.heads["classifier"] = head
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
-    images, loss = train.batch, task.loss
+    images: Callable[[Tensor], Tensor] = train.batch
+    loss: Callable[[Batch], dict[str, Tensor]] = task.loss
     if stage == "linear_eval" and config.augment == "none":
         features = encode(model, train, branch=branch)
-
-        def images(samples: Tensor) -> Tensor:
-            return features[samples]
-
-        def loss(batch: Batch) -> dict[str, Tensor]:
-            return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
-
+        images = features.__getitem__
+        loss = lambda batch: {"ce": F.cross_entropy(head(batch.images), batch.labels)}  # noqa: E731
     fit(
         Fit(
             stage=stage,

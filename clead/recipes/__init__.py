@@ -6,11 +6,13 @@
 import difflib
 
 from clead.errors import UserError
-from clead.recipes import ascl, cifar10, digits, false_negatives
+from clead.recipes import adversarial_contrastive, ascl, cifar10, digits, false_negatives, supervised
 from clead.recipes.base import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*ascl.RECIPES, *cifar10.RECIPES, *digits.RECIPES, *false_negatives.RECIPES)
+    recipe.name: recipe
+    for module in (digits, cifar10, supervised, false_negatives, adversarial_contrastive, ascl)
+    for recipe in module.RECIPES
 }
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]

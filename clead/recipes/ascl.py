@@ -29,7 +29,7 @@ _FULL = ASCL.Config(
     temperature=0.5,
     encoder=EncoderConfig("resnet18", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")),
     projector=ProjectorConfig(hidden_dim=512, dim=128),
-    optimizer=OptimizerConfig(lr=0.1, weight_decay=2e-4),
+    optimizer=OptimizerConfig(lr=0.1, weight_decay=2e-4, schedule="step"),
     attack=AttackConfig(eps=8 / 255, step_size=2 / 255, steps=10),
     contrastive_steps=5,
     linear_eval=LinearEvalConfig(

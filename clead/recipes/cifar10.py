@@ -1,12 +1,10 @@
-"""Recipes on CIFAR-10."""
+"""Recipes on CIFAR-10: SimCLR and C-LEAD."""
 
 from dataclasses import replace
 from typing import Any
 
 from clead.config import AttackConfig, EncoderConfig, EvaluationConfig, LinearEvalConfig, OptimizerConfig
-from clead.methods.ce import CrossEntropy
 from clead.methods.clead import CLead
-from clead.methods.pgd_at import PGDAdversarialTraining
 from clead.methods.simclr import SimCLR
 from clead.recipes.base import Recipe
 
@@ -28,32 +26,6 @@ _CLEAD = CLead.Config(
 )
 
 RECIPES = (
-    Recipe(
-        "ce_cifar10",
-        "ce",
-        CrossEntropy.Config(
-            **_SHARED,
-            augment="crop_flip",
-            epochs=200,
-            batch_size=128,
-            optimizer=OptimizerConfig(lr=0.1, weight_decay=5e-4),
-        ),
-        "the usual CIFAR-10 ResNet-18 settings",
-    ),
-    Recipe(
-        "pgd_at_cifar10",
-        "pgd_at",
-        PGDAdversarialTraining.Config(
-            **_SHARED,
-            augment="crop_flip",
-            epochs=100,
-            batch_size=128,
-            optimizer=OptimizerConfig(lr=0.1, weight_decay=5e-4),
-            attack=AttackConfig(eps=8 / 255, step_size=2 / 255, steps=10),
-        ),
-        "Madry et al. 2018; batch norm in eval mode during the attack",
-        "ASCL table 1: clean 84.48, PGD-20 44.05, AutoAttack 40.07",
-    ),
     Recipe(
         "simclr_cifar10",
         "simclr",

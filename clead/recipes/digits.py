@@ -15,15 +15,24 @@ from clead.config import (
     OptimizerConfig,
     ProjectorConfig,
 )
+from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
+from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
+from clead.methods.mart import MART
 from clead.methods.pgd_at import PGDAdversarialTraining
+from clead.methods.plain import Plain
+from clead.methods.rocl import RoCL
 from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
+from clead.methods.trades import TRADES
+from clead.methods.uel import UEL
+from clead.models import BatchNormConfig
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
@@ -41,14 +50,23 @@ _SHARED: dict[str, Any] = {
     ),
 }
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
-_TWO_BRANCHES = EncoderConfig(
-    "digits_cnn", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")
-)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
+_TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
+_CLAE_BRANCHES = EncoderConfig(
+    "digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
+)
 
 RECIPES = (
     Recipe("ce_digits", "ce", CrossEntropy.Config(**_SHARED), "ours"),
     Recipe("pgd_at_digits", "pgd_at", PGDAdversarialTraining.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe("trades_digits", "trades", TRADES.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe("mart_digits", "mart", MART.Config(**_SHARED, attack=_ATTACK), "ours"),
+    Recipe(
+        "fast_at_digits",
+        "fast_at",
+        FastAdversarialTraining.Config(**_SHARED, attack=AttackConfig(eps=0.15, step_size=0.1875, steps=1)),
+        "ours",
+    ),
     Recipe("simclr_digits", "simclr", SimCLR.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
     Recipe("sup_con_digits", "sup_con", SupCon.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
     Recipe(
@@ -88,5 +106,35 @@ RECIPES = (
             compare=("undefended", "random"),
         ),
         "ours; attacks, loss and temperature as clead_cifar10",
+    ),
+    Recipe("plain_digits", "plain", Plain.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe("uel_digits", "uel", UEL.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2), "ours"),
+    Recipe(
+        "clae_digits",
+        "clae",
+        CLAE.Config(
+            **{**_SHARED, "encoder": _CLAE_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=AttackConfig(eps=0.05, step_size=0.05, steps=1, random_start=False),
+        ),
+        "ours; eps .05, as CLAE wants features and not robustness",
+    ),
+    Recipe(
+        "rocl_digits",
+        "rocl",
+        RoCL.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2, attack=_ATTACK),
+        "ours",
+    ),
+    Recipe(
+        "acl_digits",
+        "acl",
+        ACL.Config(
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=_ATTACK,
+        ),
+        "ours",
     ),
 )

@@ -4,22 +4,36 @@ Every function takes ``impl="auto" | "reference" | "triton" | "native"``; ``prin
 """
 
 from ._native import build_info
-from .contrastive import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
+from .contrastive import (
+    Cancelled,
+    FalseNegatives,
+    cancelled,
+    clip_loss,
+    info_nce,
+    instance_margin,
+    nt_xent,
+    sigmoid_loss,
+    sup_con,
+)
 from .dispatch import Impl, explain
 from .perturb import pgd_step_, project_, random_start_
 from .similarity import similarity, similarity_topk
 
 __all__ = [
+    "Cancelled",
     "FalseNegatives",
     "Impl",
     "build_info",
+    "cancelled",
     "clip_loss",
     "explain",
     "info_nce",
+    "instance_margin",
     "nt_xent",
     "pgd_step_",
     "project_",
     "random_start_",
+    "sigmoid_loss",
     "similarity",
     "similarity_topk",
     "sup_con",

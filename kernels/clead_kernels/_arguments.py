@@ -55,18 +55,25 @@ def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
 
 def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float]:
     """A temperature as the ops take it: (0-d tensor or None, float)."""
-    if isinstance(temperature, Tensor):
-        if temperature.ndim != 0 or not temperature.is_floating_point():
-            found = f"{list(temperature.shape)} {_short(temperature.dtype)}"
-            raise ValueError(f"temperature must be a float or a 0-d floating-point tensor, got {found}")
-        check_no_tangent("temperature", temperature)
-        if values_readable(temperature):
-            _check_positive("temperature", temperature.item())
-        return temperature, 0.0
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a float or a 0-d tensor, got {type(temperature).__name__}")
-    _check_positive("temperature", temperature)
-    return None, float(temperature)
+    tensor, number = split_number("temperature", temperature)
+    if tensor is None:
+        _check_positive("temperature", number)
+    elif values_readable(tensor):
+        _check_positive("temperature", tensor.item())
+    return tensor, number
+
+
+def split_number(name: str, value: float | Tensor) -> tuple[Tensor | None, float]:
+    """A number that may require grad, as the ops take it: (0-d tensor or None, float)."""
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or not value.is_floating_point():
+            found = f"{list(value.shape)} {_short(value.dtype)}"
+            raise ValueError(f"{name} must be a float or a 0-d floating-point tensor, got {found}")
+        check_no_tangent(name, value)
+        return value, 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a float or a 0-d tensor, got {type(value).__name__}")
+    return None, float(value)
 
 
 def check_integers(name: str, x: Tensor, lengths: Sequence[int], device: torch.device) -> Tensor:

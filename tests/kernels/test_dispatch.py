@@ -62,8 +62,8 @@ def test_named_native_never_falls_back(extension):
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")
-    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run similarity .*has reference \(any"):
-        resolve("similarity", "native", device="cpu", dtype=torch.float32)
+    with pytest.raises(NotImplementedError, match=r"impl='native' cannot run similarity on cuda.* and reference \(any"):
+        resolve("similarity", "native", device="cuda", dtype=torch.float32)
 
 
 WITHOUT_TRITON = [
@@ -90,7 +90,7 @@ def test_check_names_the_first_op_that_cannot_run():
     check(["info_nce", "pgd_step_"], "auto", CPU, torch.float32, norm="linf")
     check([], "triton", CPU, torch.float32)
     with pytest.raises(NotImplementedError, match="impl='native' cannot run similarity"):
-        check(["similarity", "pgd_step_"], "native", CPU, torch.float32, norm="linf")
+        check(["similarity", "pgd_step_"], "native", "cuda", torch.float32, norm="linf")
 
 
 def test_explain_says_what_is_taken_and_why(extension):

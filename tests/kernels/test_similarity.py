@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
-from clead_kernels import similarity, similarity_topk
+from clead_kernels import _native, similarity, similarity_topk
 
 pytestmark = pytest.mark.kernels
 
 HALVES = (torch.bfloat16, torch.float16)
+ABSENT = pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}")
+
+
+@pytest.fixture(params=["reference", pytest.param("native", marks=ABSENT)])
+def impl(request):
+    """Every implementation the CPU has."""
+    return request.param
 
 
 def loop(a, b, temperature=1.0, normalize=True):
@@ -27,47 +35,49 @@ def loop(a, b, temperature=1.0, normalize=True):
     return torch.tensor(rows, dtype=torch.float64).reshape(len(a), len(b))
 
 
-def test_hand_numbers():
+def test_hand_numbers(impl):
     a = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     b = torch.tensor([[1.0, 0.0], [0.0, 5.0], [-3.0, -4.0]])
-    torch.testing.assert_close(similarity(a, b), torch.tensor([[0.6, 0.8, -1.0], [0.0, 1.0, -0.8]]))
+    torch.testing.assert_close(similarity(a, b, impl=impl), torch.tensor([[0.6, 0.8, -1.0], [0.0, 1.0, -0.8]]))
     dots = torch.tensor([[3.0, 20.0, -25.0], [0.0, 10.0, -8.0]]) / 0.5
-    torch.testing.assert_close(similarity(a, b, temperature=0.5, normalize=False), dots)
+    torch.testing.assert_close(similarity(a, b, temperature=0.5, normalize=False, impl=impl), dots)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("m", "n", "d"), [(1, 1, 1), (2, 7, 3), (7, 1, 2), (5, 4, 33), (0, 3, 2), (3, 0, 2)])
-def test_matches_the_loop(randn, m, n, d, normalize):
+def test_matches_the_loop(randn, m, n, d, normalize, impl):
     a, b = randn(m, d, seed=1), randn(n, d, seed=2)
-    torch.testing.assert_close(similarity(a, b, temperature=0.3, normalize=normalize), loop(a, b, 0.3, normalize))
+    torch.testing.assert_close(
+        similarity(a, b, temperature=0.3, normalize=normalize, impl=impl), loop(a, b, 0.3, normalize)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_rounds_once(randn, dtype):
+def test_rounds_once(randn, dtype, impl):
     a, b = randn(9, 20, dtype=dtype, seed=1), randn(8, 20, dtype=dtype, seed=2)
-    got = similarity(a, b, temperature=0.2)
+    got = similarity(a, b, temperature=0.2, impl=impl)
     assert got.dtype == dtype
     # One rounding of the result (values up to 5) plus float32 arithmetic.
     assert (got.double() - loop(a, b, 0.2)).abs().max() <= 5 * (torch.finfo(dtype).eps / 2 + 5e-7)
 
 
-def test_batches_broadcast_as_in_matmul(randn):
+def test_batches_broadcast_as_in_matmul(randn, impl):
     a, b = randn(2, 1, 4, 3, seed=1, grad=True), randn(5, 6, 3, seed=2, grad=True)
-    got = similarity(a, b)
+    got = similarity(a, b, impl=impl)
     assert got.shape == (2, 5, 4, 6)
     for i in range(2):
         for j in range(5):
             torch.testing.assert_close(got[i, j], loop(a[i, 0], b[j]))
-    assert torch.autograd.gradcheck(similarity, (a, b))
+    assert torch.autograd.gradcheck(partial(similarity, impl=impl), (a, b))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_gradients(randn, normalize):
+def test_gradients(randn, normalize, impl):
     a, b = randn(4, 3, seed=1, grad=True), randn(5, 3, seed=2, grad=True)
     temperature = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
     def scores(a, b, temperature):
-        return similarity(a, b, temperature=temperature, normalize=normalize)
+        return similarity(a, b, temperature=temperature, normalize=normalize, impl=impl)
 
     assert torch.autograd.gradcheck(scores, (a, b, temperature))
     scores(a, b, temperature).sum().backward()
@@ -75,19 +85,19 @@ def test_gradients(randn, normalize):
     torch.testing.assert_close(temperature.grad, -(loop(a, b, 0.7, normalize) / 0.7).sum())
 
 
-def test_gradients_have_the_dtype_of_the_input(randn):
+def test_gradients_have_the_dtype_of_the_input(randn, impl):
     temperature = torch.tensor(0.5, requires_grad=True)
     a = randn(4, 3, dtype=torch.bfloat16, grad=True)
-    similarity(a, a, temperature=temperature).sum().backward()
+    similarity(a, a, temperature=temperature, impl=impl).sum().backward()
     assert (a.grad.dtype, temperature.grad.dtype) == (torch.bfloat16, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES])
-def test_zero_rows_have_cosine_0_and_gradient_0(randn, dtype):
+def test_zero_rows_have_cosine_0_and_gradient_0(randn, dtype, impl):
     a = randn(3, 4, dtype=dtype)
     a[1] = 0
     a.requires_grad_()
-    got = similarity(a, a)
+    got = similarity(a, a, impl=impl)
     assert (got[1] == 0).all()
     assert (got[:, 1] == 0).all()
     got.square().sum().backward()
@@ -95,13 +105,13 @@ def test_zero_rows_have_cosine_0_and_gradient_0(randn, dtype):
     assert a.grad.isfinite().all()
 
 
-def test_tiny_rows_follow_normalize(randn):
+def test_tiny_rows_follow_normalize(randn, impl):
     a = randn(3, 4)
     a[1] *= 1e-11 / a[1].norm()
     a[2] *= 1e-13 / a[2].norm()
     ours, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
     b, weights = randn(5, 4, seed=1), randn(3, 5, seed=3)
-    got, expected = similarity(ours, b), F.normalize(theirs) @ F.normalize(b).T
+    got, expected = similarity(ours, b, impl=impl), F.normalize(theirs) @ F.normalize(b).T
     torch.testing.assert_close(got, expected)
     (got * weights).sum().backward()
     (expected * weights).sum().backward()
@@ -109,16 +119,16 @@ def test_tiny_rows_follow_normalize(randn):
     assert (ours.grad[2] == 0).all()
 
 
-def test_non_contiguous_inputs(randn):
+def test_non_contiguous_inputs(randn, impl):
     a, b = randn(3, 8).T, randn(5, 6)[:, ::2]
-    torch.testing.assert_close(similarity(a, b), loop(a, b))
+    torch.testing.assert_close(similarity(a, b, impl=impl), loop(a, b))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("k", [1, 3, 7])
-def test_topk_matches_sorting_the_loop(randn, k, normalize):
+def test_topk_matches_sorting_the_loop(randn, k, normalize, impl):
     queries, bank = randn(5, 4, seed=1), randn(7, 4, seed=2)
-    values, indices = similarity_topk(queries, bank, k, normalize=normalize)
+    values, indices = similarity_topk(queries, bank, k, normalize=normalize, impl=impl)
     scores = loop(queries, bank, 1.0, normalize).tolist()
     for row, scored in enumerate(scores):
         order = sorted(range(7), key=lambda j, scored=scored: -scored[j])[:k]
@@ -126,13 +136,13 @@ def test_topk_matches_sorting_the_loop(randn, k, normalize):
         assert values[row].tolist() == pytest.approx([scored[j] for j in order])
 
 
-def test_topk_shapes_types_and_duplicates(randn):
+def test_topk_shapes_types_and_duplicates(randn, impl):
     bank = torch.cat([torch.ones(4, 3), -torch.ones(2, 3)]).bfloat16()
-    values, indices = similarity_topk(torch.ones(2, 3).bfloat16(), bank, 5)
+    values, indices = similarity_topk(torch.ones(2, 3).bfloat16(), bank, 5, impl=impl)
     assert (values.dtype, indices.dtype) == (torch.bfloat16, torch.int64)
     assert values[0].tolist() == [1, 1, 1, 1, -1]
     assert sorted(indices[0, :4].tolist()) == [0, 1, 2, 3]
-    values, indices = similarity_topk(randn(0, 3), randn(4, 3), 2)
+    values, indices = similarity_topk(randn(0, 3), randn(4, 3), 2, impl=impl)
     assert values.shape == indices.shape == (0, 2)
 
 
@@ -140,56 +150,59 @@ def test_topk_in_pieces_is_the_same(randn, monkeypatch):
     from clead_kernels.similarity import reference
 
     queries, bank = randn(11, 4, seed=1), randn(7, 4, seed=2)
-    whole = similarity_topk(queries, bank, 3)
+    whole = similarity_topk(queries, bank, 3, impl="reference")
     monkeypatch.setattr(reference, "_TOPK_SCORES", 20)
-    torch.testing.assert_close(similarity_topk(queries, bank, 3), whole)
+    torch.testing.assert_close(similarity_topk(queries, bank, 3, impl="reference"), whole)
 
 
-def test_topk_carries_no_gradient(randn):
-    values, _ = similarity_topk(randn(3, 2, grad=True), randn(4, 2, grad=True), 2)
+def test_topk_carries_no_gradient(randn, impl):
+    values, _ = similarity_topk(randn(3, 2, grad=True), randn(4, 2, grad=True), 2, impl=impl)
     assert not values.requires_grad
 
 
-def test_autocast_does_not_touch_it(randn):
+def test_autocast_does_not_touch_it(randn, impl):
     a, b = randn(5, 40, dtype=torch.float32, seed=1, grad=True), randn(6, 40, dtype=torch.float32, seed=2)
-    plain = similarity(a, b)
+    plain = similarity(a, b, impl=impl)
     (gradient,) = torch.autograd.grad(plain.square().sum(), a)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = similarity(a, b)
-        values, _ = similarity_topk(a, b, 6)
+        cast = similarity(a, b, impl=impl)
+        values, _ = similarity_topk(a, b, 6, impl=impl)
     assert torch.equal(cast, plain)
     assert torch.equal(values, plain.detach().sort(1, descending=True).values)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(torch.autograd.grad(cast.square().sum(), a)[0], gradient)
 
 
-def test_second_derivative_is_refused_in_one_sentence(randn):
+def test_second_derivative_is_refused_in_one_sentence(randn, impl):
     a = randn(3, 2, grad=True)
-    (first,) = torch.autograd.grad(similarity(a, a).square().sum(), a, create_graph=True)
+    (first,) = torch.autograd.grad(similarity(a, a, impl=impl).square().sum(), a, create_graph=True)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         first.sum().backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_opcheck(randn, dtype):
+def test_opcheck(randn, dtype, impl):
     a, b = randn(4, 3, dtype=dtype, seed=1, grad=True), randn(2, 5, 3, dtype=dtype, seed=2, grad=True)
     temperature = torch.tensor(0.5, requires_grad=True)
     ops = torch.ops.clead
-    opcheck(ops.similarity.default, (a, b, temperature, 0.0, True, "reference"))
-    opcheck(ops.similarity.default, (a, b, None, 0.3, False, "reference"))
+    opcheck(ops.similarity.default, (a, b, temperature, 0.0, True, impl))
+    opcheck(ops.similarity.default, (a, b, None, 0.3, False, impl))
     plain = (randn(2, 4, 5, dtype=dtype), a.detach(), b.detach())
     for needs in ([True, True, True], [False, True, False]):
-        opcheck(ops.similarity_backward.default, (*plain, temperature.detach(), 0.0, True, "reference", needs))
-    opcheck(ops.similarity_backward.default, (*plain, None, 0.3, False, "reference", [True, True, False]))
-    opcheck(ops.similarity_topk.default, (a.detach(), b[0].detach(), 2, True, "reference"))
+        opcheck(ops.similarity_backward.default, (*plain, temperature.detach(), 0.0, True, impl, needs))
+    opcheck(ops.similarity_backward.default, (*plain, None, 0.3, False, impl, [True, True, False]))
+    opcheck(ops.similarity_topk.default, (a.detach(), b[0].detach(), 2, True, impl))
 
 
-def test_compiles_without_graph_breaks(randn):
+def test_compiles_without_graph_breaks(randn, impl):
     a, b = randn(4, 3, seed=1, grad=True), randn(5, 3, seed=2, grad=True)
     temperature = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
     def score(a, b, temperature):
-        return similarity(a, b, temperature=temperature).square().sum() + similarity_topk(a, b, 2)[0].sum()
+        return (
+            similarity(a, b, temperature=temperature, impl=impl).square().sum()
+            + similarity_topk(a, b, 2, impl=impl)[0].sum()
+        )
 
     compiled = torch.compile(score, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(a, b, temperature), score(a, b, temperature))
@@ -222,7 +235,7 @@ A, B = torch.ones(3, 2), torch.ones(4, 2)
         (lambda: similarity_topk(A, B, 0), ValueError, r"k must be in \[1, 4\], got 0"),
         (lambda: similarity_topk(A, B, 1.0), TypeError, "k must be an integer, got float"),
         (lambda: similarity_topk(A.expand(2, 3, 2), B, 1), ValueError, r"queries must have shape \[rows, d\]"),
-        (lambda: similarity_topk(A, B, 1, impl="native"), NotImplementedError, "cannot run similarity_topk"),
+        (lambda: similarity_topk(A, B, 1, impl="triton"), NotImplementedError, "cannot run similarity_topk"),
     ],
 )
 def test_bad_arguments(call, error, sentence):

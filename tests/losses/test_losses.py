@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from clead.losses import clead_loss, instance_margin, margin
+from clead.losses import clead_loss, margin
 
 
 def test_margin_by_hand():
@@ -14,13 +14,6 @@ def test_margin_by_hand():
 
 def cosine(a, b):
     return sum(p * q for p, q in zip(a, b, strict=True)) / math.dist(a, [0] * len(a)) / math.dist(b, [0] * len(b))
-
-
-def test_instance_margin_equals_loops():
-    a, b = (torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    rows = [[cosine(p, q) / 0.2 for q in b.tolist()] for p in a.tolist()]
-    expected = [max(row[j] for j in range(4) if j != i) - row[i] for i, row in enumerate(rows)]
-    torch.testing.assert_close(instance_margin(a, b, temperature=0.2), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_clead_loss_by_hand():

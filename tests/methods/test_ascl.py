@@ -42,6 +42,17 @@ def cross_entropy(logits, labels):
     return sum(math.log(sum(map(math.exp, row))) - row[y] for row, y in rows) / len(labels)
 
 
+def softmax(row):
+    weights = [math.exp(value) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def divergence(logits, logits_adv):
+    """KL(p || p_adv) of every row, by loops."""
+    rows = zip(map(softmax, logits), map(softmax, logits_adv), strict=True)
+    return [sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) for p, q in rows]
+
+
 def test_eq_9_by_hand():
     # One class, one image, its views at 0 and 180 degrees and its adversarial image at 90: cosines -1, 0, 0.
     views, adversarial = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -65,12 +76,39 @@ def test_the_loss_is_equation_10(small, contrastive_row, perturbations):
     adversarial = {term: model.embed(x[term], branch="adv").tolist() for term in ("cl", "ascl")}
     tau = method.config.temperature
     expected = {
-        "at": cross_entropy(model.logits(x["at"], branch="adv").tolist(), LABELS),
+        "ce_adv": cross_entropy(model.logits(x["at"], branch="adv").tolist(), LABELS),
         "cl": 0.5 * three_views(contrastive_row, [*views, *adversarial["cl"]], tau),
         "ascl": 0.2 * eq9(contrastive_row, views, adversarial["ascl"], LABELS, tau),
     }
     terms = {name: term.item() for name, term in method.training_loss(model, batch).items()}
     assert terms == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("at_term", ["trades", "mart"])
+def test_trades_and_mart_can_stand_for_adversarial_training(small, at_term):
+    method, model, batch = small("ascl", labels=LABELS, at_term=at_term, beta=5.0, cl_weight=0.0, ascl_weight=0.0)
+    inputs = method.inputs(batch)
+    logits = model.logits(inputs.x, branch="adv").tolist()
+    logits_adv = model.logits(method.perturbed(model, inputs, "at"), branch="adv").tolist()
+    kl = divergence(logits, logits_adv)
+    if at_term == "trades":
+        expected = {"ce": cross_entropy(logits, LABELS), "kl": 5 * sum(kl) / 6}
+    else:
+        p, p_adv = list(map(softmax, logits)), list(map(softmax, logits_adv))
+        runner_up = [max(q[k] for k in range(10) if k != y) for q, y in zip(p_adv, LABELS, strict=True)]
+        bce = [-math.log(q[y]) - math.log(1 - r) for q, y, r in zip(p_adv, LABELS, runner_up, strict=True)]
+        wrong = [1 - q[y] for q, y in zip(p, LABELS, strict=True)]
+        expected = {"bce": sum(bce) / 6, "kl": 5 * sum(k * w for k, w in zip(kl, wrong, strict=True)) / 6}
+    terms = {name: term.item() for name, term in method.training_loss(model, batch).items()}
+    assert terms == pytest.approx(expected, rel=1e-6)  # other forms of MART add 1e-4 inside a logarithm
+
+
+def test_trades_in_ascl_ascends_the_divergence(small, check_attack):
+    method, model, batch = small("ascl", at_term="trades")
+    inputs = method.inputs(batch)
+    logits = model.logits(inputs.x, branch="adv").tolist()
+    x_adv = method.perturbed(model, inputs, "at")
+    check_attack(lambda x: sum(divergence(logits, model.logits(x, branch="adv").tolist())), inputs.x, x_adv, eps=0.15)
 
 
 def test_eqs_5_and_8_contrast_adversarial_views_alone(small, contrastive_row):
@@ -126,9 +164,9 @@ def test_the_views_of_eq_8_are_perturbed_jointly(small, contrastive_row, check_a
 
 def test_a_term_without_weight_is_left_out(small):
     method, model, batch = small("ascl", cl_weight=0.0)
-    assert list(method.training_loss(model, batch)) == ["at", "ascl"]
+    assert list(method.training_loss(model, batch)) == ["ce_adv", "ascl"]
     method, model, batch = small("ascl", cl_weight=0.0, ascl_weight=0.0)
-    assert list(method.training_loss(model, batch)) == ["at"]
+    assert list(method.training_loss(model, batch)) == ["ce_adv"]
     assert method.trained_branches == ("adv",)
 
 
@@ -153,7 +191,7 @@ def test_unlabelled_images_enter_the_term_without_labels_only(small):
     method, model, batch = small("ascl", labels=LABELS)
     other = Batch(batch.images.flip(0), torch.full((6,), -1), torch.arange(10, 16), batch.step, batch.seed)
     alone, both = (method.training_loss(model, b) for b in (batch, replace(batch, unlabeled=other)))
-    assert both["at"].item() == alone["at"].item() and both["ascl"].item() == alone["ascl"].item()
+    assert both["ce_adv"].item() == alone["ce_adv"].item() and both["ascl"].item() == alone["ascl"].item()
     assert both["cl"].item() == method.training_loss(model, replace(other, labels=batch.labels))["cl"].item()
     assert both["cl"].item() != alone["cl"].item()
 
@@ -169,7 +207,7 @@ def test_a_run_with_unlabelled_data(tmp_path):
     flags = "--epochs 1 --train-samples 256 --stages pretrain --unlabeled-data digits"
     main(["ascl", *flags.split(), "--out", str(tmp_path / "run")])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 and {"at", "cl", "ascl"} <= set(lines[0])
+    assert len(lines) == 2 and {"ce_adv", "cl", "ascl"} <= set(lines[0])
 
 
 def test_the_recipes_are_the_rows_of_the_tables():

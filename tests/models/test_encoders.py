@@ -200,7 +200,7 @@ def test_registry():
 
 
 def test_projector_is_the_mlp_of_its_weights():
-    projector = Projector(5, 7, 3, num_layers=3, batch_norm=True, bn=TWO).eval()
+    projector = Projector(5, 7, 3, num_layers=3, batch_norm="hidden", bn=TWO).eval()
     initialise(projector, 0)
     with torch.no_grad():
         for state in projector.norms[0].branch.values():

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from .. import _arguments as arguments
@@ -159,13 +158,9 @@ def nt_xent(
         >>> loss = nt_xent(torch.cat([projector(view_1), projector(view_2)]), temperature=0.5)
     """
     arguments.check_rows("embeddings", embeddings)
-    arguments.check_count("num_views", num_views, 2, 4)
-    rows = embeddings.shape[0]
-    if rows % num_views:
-        raise ValueError(f"embeddings must have num_views = {num_views} rows per image, got {rows} rows")
-    images = torch.arange(rows // num_views, device=embeddings.device).repeat(num_views)
-    pairs = Pairs(self_offset=0, groups=images)
-    pairs = pairs.with_false_negatives(false_negatives, (rows, rows), embeddings.device, views=num_views)
+    pairs = Pairs.of_views(embeddings, num_views)
+    shape = (embeddings.shape[0], embeddings.shape[0])
+    pairs = pairs.with_false_negatives(false_negatives, shape, embeddings.device, views=num_views)
     form = Form(denominator, positives_reduction, spread, debias, hard_negative_beta, metric).checked(normalize)
     options = call.Options(temperature, normalize, weights, grad_candidates, reduction, impl)
     return call.loss("nt_xent", embeddings, None, pairs, form, options)

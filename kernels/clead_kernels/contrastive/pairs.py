@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _arguments as arguments
 from .false_negatives import FalseNegatives
 
 
@@ -46,6 +47,16 @@ class Pairs(NamedTuple):
     all_rules: bool = False
     treatment: str = "eliminate"
     weight: float = 1.0
+
+    @classmethod
+    def of_views(cls, embeddings: Tensor, num_views: int) -> Pairs:
+        """The views of an image are each other's positives; row ``v * images + n`` is view v of image n."""
+        arguments.check_count("num_views", num_views, 2, 4)
+        rows = embeddings.shape[0]
+        if rows % num_views:
+            raise ValueError(f"embeddings must have num_views = {num_views} rows per image, got {rows} rows")
+        images = torch.arange(rows // num_views, device=embeddings.device)
+        return cls(self_offset=0, groups=images.repeat(num_views))
 
     def with_false_negatives(
         self, rule: FalseNegatives | None, shape: tuple[int, int], device: torch.device, *, views: int = 1

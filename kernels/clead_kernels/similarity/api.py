@@ -53,7 +53,9 @@ def similarity_topk(
 ) -> tuple[Tensor, Tensor]:
     """The k rows of ``bank`` most similar to each query, without holding the whole [M, N] matrix.
 
-    The values carry no gradient; for that, gather from ``similarity``. Equal values may come in any order.
+    The values carry no gradient; for that, gather from ``similarity``. Half inputs are ranked by their float32 values,
+    which are then rounded. NaN ranks above all numbers. Equal values come by index from the native implementation, in
+    any order from the reference.
 
     Args:
         queries: [M, d], float64, float32, bfloat16 or float16.

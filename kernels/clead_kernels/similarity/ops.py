@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import _library, _rows
-from . import reference
+from . import native, reference
 
-_FORWARD = {"reference": reference.forward}
-_BACKWARD = {"reference": reference.backward}
-_TOPK = {"reference": reference.topk}
+_FORWARD = {"reference": reference.forward, "native": native.forward}
+_BACKWARD = {"reference": reference.backward, "native": native.backward}
+_TOPK = {"reference": reference.topk, "native": native.topk}
 
 _ARGUMENTS = "Tensor a, Tensor b, Tensor? temperature_tensor, float temperature, bool normalize, str impl"
 

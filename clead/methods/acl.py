@@ -1,0 +1,64 @@
+"""ACL: adversarial contrastive learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clead.config import AttackConfig, ContrastiveConfig
+from clead.methods.base import Batch
+from clead.methods.contrastive import ContrastiveMethod
+from clead.models import Model
+from clead_kernels import nt_xent
+
+
+class ACL(ContrastiveMethod["ACL.Config"]):
+    """NT-Xent between two views, and between their adversarial versions: the dual stream; no labels.
+
+    Jiang et al., "Robust pre-training by adversarial contrastive learning", NeurIPS 2020, arXiv:2010.13337, eq. 5:
+
+        L = 1/2 [ L_NT(t, t'; clean batch norm) + max_{d, d'} L_NT(t + d, t' + d'; adversarial batch norm) ]
+
+    As in the official code both views are perturbed together, the attack runs with batch norm in eval mode in the
+    branch ``adv``, batch norm inside the projector has the same branches, and ``adv`` is evaluated. With a single
+    branch both streams share it (table 8 of the ASCL paper).
+    """
+
+    @dataclass(frozen=True)
+    class Config(ContrastiveConfig):
+        """ACL."""
+
+        attack: AttackConfig = AttackConfig(steps=5)
+
+    paper = "Jiang et al., NeurIPS 2020, arXiv:2010.13337"
+    ops = ("nt_xent", "pgd_step_", "random_start_")
+
+    def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 5, both streams in one forward pass."""
+        views = self.views(batch)
+        x_adv = self.adversaries(model, views, batch)
+        streams = ((self.clean_branch, len(views)), (self.adv_branch, len(views)))
+        z, z_adv = model.embed(torch.cat([views, x_adv]), branch=streams).chunk(2)
+        return {"clean": self.contrast(z).mean() / 2, "adv": self.contrast(z_adv).mean() / 2}
+
+    def adversaries(self, model: Model, views: Tensor, batch: Batch) -> Tensor:
+        """Both views [2B, C, H, W] perturbed to be told apart."""
+        return self.perturb(
+            model,
+            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
+            self.contrast,
+            views,
+            self.config.attack,
+            batch.rng("attack", 0).cat(batch.rng("attack", 1)),
+        )
+
+    def contrast(self, embeddings: Tensor) -> Tensor:
+        """NT-Xent of every row, [2B]."""
+        return nt_xent(embeddings, temperature=self.config.temperature, reduction="none", impl=self.config.impl)
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """That of the clean and that of the adversarial stream."""
+        return (self.clean_branch, self.adv_branch)

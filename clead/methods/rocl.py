@@ -1,0 +1,87 @@
+"""RoCL: robust contrastive learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clead.attacks import frozen
+from clead.config import AttackConfig, ContrastiveConfig, Real, require
+from clead.methods.base import Batch
+from clead.methods.contrastive import ContrastiveMethod
+from clead.models import Model
+from clead_kernels import nt_xent
+
+
+class RoCL(ContrastiveMethod["RoCL.Config"]):
+    """NT-Xent of two views and an adversarial version of the first, against constant keys; no labels.
+
+    Kim et al., "Adversarial self-supervised contrastive learning", NeurIPS 2020, arXiv:2006.07589, eq. 5 and 6, as the
+    official code has it:
+
+        L = L_NT(t, t', t + d) + 1/lambda L_NT(t + d, t'),   d = argmax L_NT(t + d, t')
+
+    - The three views' loss adds up the two positives of a row, each with its own logarithm, where the paper has the sum
+      inside one logarithm.
+    - Keys carry no gradient, neither here nor in the attack; batch norm is in eval mode during the attack, and one
+      set of statistics serves all streams.
+    - The second term has a forward pass of its own, so batch norm sees (t + d, t') alone; lambda is 256 in the code.
+    """
+
+    @dataclass(frozen=True)
+    class Config(ContrastiveConfig):
+        """RoCL."""
+
+        attack: AttackConfig = AttackConfig(steps=7)
+        regularization: Real = 1 / 256
+        """Weight of the second term, 1 / lambda; 0 leaves it out."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.regularization >= 0, "regularization", "at least 0", self.regularization)
+
+    paper = "Kim et al., NeurIPS 2020, arXiv:2006.07589"
+    ops = ("nt_xent", "pgd_step_", "random_start_")
+
+    def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 6."""
+        views = self.views(batch)
+        first, second = views.chunk(2)
+        x_adv = self.adversary(model, first, second, batch)
+        z = model.embed(torch.cat([views, x_adv]), branch=self.adv_branch)
+        terms = {"contrast": 2 * self.contrast(z, num_views=3).mean()}
+        if self.config.regularization:
+            z = model.embed(torch.cat([x_adv, second]), branch=self.adv_branch)
+            terms["regularization"] = self.config.regularization * self.contrast(z).mean()
+        return terms
+
+    def adversary(self, model: Model, x: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """x + d [B, C, H, W] that is far from the other view ``target``."""
+        with frozen(model), torch.no_grad():
+            keys = model.embed(target, branch=self.adv_branch)
+        return self.perturb(
+            model,
+            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
+            lambda z: self.contrast(torch.cat([z, keys])).view(2, -1).sum(0),
+            x,
+            self.config.attack,
+            batch.rng("attack"),
+        )
+
+    def contrast(self, embeddings: Tensor, num_views: int = 2) -> Tensor:
+        """NT-Xent of every row against constant keys, the mean over its positives: [num_views * B]."""
+        return nt_xent(
+            embeddings,
+            num_views=num_views,
+            temperature=self.config.temperature,
+            grad_candidates=False,
+            reduction="none",
+            impl=self.config.impl,
+        )
+
+    @property
+    def trained_branches(self) -> tuple[str, ...]:
+        """That of the adversarial images, which serves all streams."""
+        return (self.adv_branch,)

@@ -1,0 +1,132 @@
+"""Recipes on CIFAR-10 of CLAE and its bases, RoCL and ACL, by their official codes."""
+
+from dataclasses import replace
+from typing import Any
+
+from clead.config import (
+    AttackConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    LinearEvalConfig,
+    OptimizerConfig,
+    ProjectorConfig,
+)
+from clead.methods.acl import ACL
+from clead.methods.clae import CLAE
+from clead.methods.plain import Plain
+from clead.methods.rocl import RoCL
+from clead.methods.uel import UEL
+from clead.models import BatchNormConfig
+from clead.recipes.base import Recipe
+
+_EVALUATION = EvaluationConfig(attacks=("fgsm", "pgd20"), eps=(8 / 255, 16 / 255))
+_LOGISTIC = LinearEvalConfig(
+    epochs=1000, batch_size=256, optimizer=OptimizerConfig(name="adam", lr=3e-4, schedule="constant")
+)
+_TWO = BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
+
+# CLAE's Plain and UEL: a linear embedding, and steps at epochs 120, 160 and 200 of 301.
+_INSTANCE: dict[str, Any] = {
+    "data": "cifar10",
+    "augment": "instance",
+    "epochs": 301,
+    "batch_size": 128,
+    "temperature": 0.1,
+    "encoder": EncoderConfig("resnet18"),
+    "projector": ProjectorConfig(dim=128, layers=1),
+    "optimizer": OptimizerConfig(
+        lr=0.03, weight_decay=5e-4, schedule="step", milestones=(120 / 301, 160 / 301, 200 / 301)
+    ),
+    "linear_eval": replace(_LOGISTIC, batch_size=128),
+    "evaluation": _EVALUATION,
+}
+_SIMCLR: dict[str, Any] = {
+    "data": "cifar10",
+    "augment": "simclr",
+    "epochs": 100,
+    "batch_size": 256,
+    "temperature": 0.5,
+    "encoder": EncoderConfig("resnet18"),
+    "projector": ProjectorConfig(hidden_dim=512, dim=64),
+    "optimizer": OptimizerConfig(name="adam", lr=3e-4, schedule="constant"),
+    "linear_eval": _LOGISTIC,
+    "evaluation": _EVALUATION,
+}
+_CLAE_CODE = "CLAE's official code (github.com/chihhuiho/CLAE)"
+# Their eps is in units of the normalised images: these are the standard deviations that they are divided by.
+_CIFAR_STD, _HALF = (0.2023, 0.1994, 0.2010), (0.5, 0.5, 0.5)
+
+
+def _clae(name: str, settings: dict[str, Any], base: str, eps: float, paper: str) -> Recipe:
+    config = CLAE.Config(
+        **{**settings, "encoder": EncoderConfig("resnet18", _TWO)},
+        base=base,  # type: ignore[arg-type]
+        attack=AttackConfig(eps=eps, step_size=eps, steps=1, random_start=False),
+        channel_scale=_HALF if base == "simclr" else _CIFAR_STD,
+    )
+    return Recipe(name, "clae", config, _CLAE_CODE, paper)
+
+
+def _table1(knn: float, linear: float) -> str:
+    return f"CLAE table 1: kNN {knn}, logistic regression {linear}"
+
+
+def _acl(name: str, bn: BatchNormConfig, paper: str) -> Recipe:
+    config = ACL.Config(
+        data="cifar10",
+        augment="acl",
+        epochs=1000,
+        batch_size=512,
+        temperature=0.5,
+        encoder=EncoderConfig("resnet18", bn),
+        projector=ProjectorConfig(hidden_dim=512, dim=512, layers=3, batch_norm="all"),
+        optimizer=OptimizerConfig("lars", lr=5.0, weight_decay=1e-6, warmup_epochs=10),
+        attack=AttackConfig(eps=8 / 255, step_size=2 / 255, steps=5),
+        evaluation=EvaluationConfig(attacks=("pgd20",), eps=(8 / 255, 16 / 255)),
+    )
+    source = "ACL's official code (github.com/VITA-Group/Adversarial-Contrastive-Learning), its dual stream"
+    return Recipe(name, "acl", config, source, paper)
+
+
+RECIPES = (
+    Recipe("plain_cifar10", "plain", Plain.Config(**_INSTANCE), _CLAE_CODE, _table1(82.78, 79.65)),
+    Recipe("uel_cifar10", "uel", UEL.Config(**_INSTANCE), _CLAE_CODE, _table1(83.63, 80.63)),
+    _clae("clae_cifar10", _SIMCLR, "simclr", 0.03, _table1(76.45, 83.32)),
+    _clae("clae_simclr_07_cifar10", _SIMCLR, "simclr", 0.07, _table1(76.70, 83.13)),
+    _clae("clae_plain_cifar10", _INSTANCE, "plain", 0.03, _table1(83.09, 79.94)),
+    _clae("clae_plain_07_cifar10", _INSTANCE, "plain", 0.07, _table1(83.04, 79.85)),
+    _clae("clae_uel_cifar10", _INSTANCE, "uel", 0.03, _table1(84.00, 80.94)),
+    _clae("clae_uel_07_cifar10", _INSTANCE, "uel", 0.07, _table1(83.72, 80.82)),
+    Recipe(
+        "rocl_cifar10",
+        "rocl",
+        RoCL.Config(
+            data="cifar10",
+            augment="rocl",
+            epochs=1000,
+            batch_size=512,
+            temperature=0.5,
+            encoder=EncoderConfig("resnet18"),
+            projector=ProjectorConfig(hidden_dim=2048, dim=128),
+            # 15 times the base rate 0.1, where the warm-up of the code ends.
+            optimizer=OptimizerConfig("lars", lr=1.5, weight_decay=1e-6, warmup_epochs=10),
+            attack=AttackConfig(eps=0.0314, step_size=0.007, steps=7),
+            linear_eval=LinearEvalConfig(
+                epochs=150,
+                batch_size=1024,
+                optimizer=OptimizerConfig(
+                    lr=0.1, weight_decay=5e-4, schedule="step", milestones=(30 / 150, 50 / 150, 100 / 150)
+                ),
+            ),
+            evaluation=EvaluationConfig(attacks=("pgd20",), eps=(8 / 255, 16 / 255)),
+        ),
+        "RoCL's official code (github.com/Kim-Minseon/RoCL)",
+        "RoCL's README: clean 83.71, PGD-20 40.27; ASCL table 1: AutoAttack 28.38",
+    ),
+    _acl(
+        "acl_cifar10",
+        BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"),
+        "ASCL tables 1 and 4: linear evaluation clean 79.76, PGD-20 30.31; adversarial fine-tuning 82.19, 52.82",
+    ),
+    _acl("acl_same_bn_cifar10", BatchNormConfig(), "ASCL table 8: clean 75.15, PGD-20 35.6"),
+)
