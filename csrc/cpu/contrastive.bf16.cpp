@@ -57,7 +57,7 @@ void narrow_pairs(const Contrast<float>& p, const Contrast16& q, const Tile16& t
     }
 }
 
-void spread(const Contrast<float>& p, const Contrast16& q, const Tile16& t, bool diagonal, const float* strip,
+void accumulate(const Contrast<float>& p, const Contrast16& q, const Tile16& t, bool diagonal, const float* strip,
             uint16_t* half) {
   if (p.need_a) {
     narrow_rows(p, q, t, strip, half);
@@ -122,11 +122,22 @@ void bf16_forward(const Contrast<float>& p, const Contrast16& q, int64_t i, int6
   forward_tile(p, i, j, strip, [&](const Tile16& t) { dots(p, q, t, strip); });
 }
 
+void bf16_spread(const Contrast<float>& p, const Contrast16& q, int64_t i, int64_t j, float* strip) {
+  const Products products;
+  spread_tile(p, i, j, strip, [&](const Tile16& t) { dots(p, q, t, strip); });
+}
+
+void bf16_search(const Contrast<float>& p, const Contrast16& q, int64_t i, int64_t j, float* strip,
+                 const Search<float>& search) {
+  const Products products;
+  search_tile(p, i, j, strip, search, [&](const Tile16& t) { dots(p, q, t, strip); });
+}
+
 void bf16_backward(const Contrast<float>& p, const Contrast16& q, int64_t i, int64_t j, float* strip, uint16_t* half) {
   const Products products;
   const bool diagonal = p.symmetric && i == j;
   backward_tile(p, i, j, strip, [&](const Tile16& t) { dots(p, q, t, strip); },
-                [&](const Tile16& t) { spread(p, q, t, diagonal, strip, half); });
+                [&](const Tile16& t) { accumulate(p, q, t, diagonal, strip, half); });
 }
 
 }  // namespace clead::CLEAD_ISA

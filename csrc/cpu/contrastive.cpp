@@ -1,4 +1,4 @@
-#include "contrastive_passes.h"
+#include "contrastive_backward.h"
 
 namespace clead {
 namespace {
@@ -20,6 +20,9 @@ void check(const Arguments& x) {
   STD_TORCH_CHECK(x.anchors.dim() == 2, "anchors must be [rows, d]");
   check_rows(x.anchors, x.anchors, "anchors");
   if (x.candidates) check_rows(*x.candidates, x.anchors, "candidates");
+  STD_TORCH_CHECK(x.denominator >= 0 && x.denominator <= 2, "denominator must be 0, 1 or 2");
+  STD_TORCH_CHECK(x.topk >= 0 && x.spread >= 0, "topk and spread must be at least 0");
+  STD_TORCH_CHECK(x.spread == 0 || (x.denominator == 0 && !x.inside), "spread is a term of the plain loss");
   STD_TORCH_CHECK(!x.candidate_groups || x.groups, "candidate_groups need groups");
   STD_TORCH_CHECK(!x.groups || x.candidate_groups || !x.candidates || x.candidates->size(0) == x.anchors.size(0),
                   "groups need candidate_groups unless there are as many candidates as anchors");
@@ -37,12 +40,15 @@ ScalarType working(const Tensor& x) {
 
 #define CLEAD_ARGUMENTS                                                                                                \
   Tensor anchors, std::optional<Tensor> candidates, double temperature, bool normalize, int64_t self_offset,           \
-      int64_t positive_offset, std::optional<Tensor> positive_index, std::optional<Tensor> groups,                     \
-      std::optional<Tensor> candidate_groups, std::optional<double> threshold, std::optional<Tensor> row_threshold,    \
-      std::optional<Tensor> clusters, std::optional<Tensor> candidate_clusters, bool all_rules, double weight
+      std::optional<Tensor> self_index, int64_t positive_offset, std::optional<Tensor> positive_index,                 \
+      std::optional<Tensor> groups, std::optional<Tensor> candidate_groups, std::optional<double> threshold,           \
+      std::optional<Tensor> row_threshold, int64_t topk, std::optional<Tensor> clusters,                               \
+      std::optional<Tensor> candidate_clusters, bool all_rules, double weight, int64_t denominator, bool inside,       \
+      double spread
 #define CLEAD_COLLECTED                                                                                                \
-  {anchors,          candidates, temperature,   normalize, self_offset,        positive_offset, positive_index, groups, \
-   candidate_groups, threshold,  row_threshold, clusters,  candidate_clusters, all_rules,       weight}
+  {anchors,          candidates, temperature,   normalize, self_offset, self_index,         positive_offset, \
+   positive_index,   groups,     candidate_groups, threshold, row_threshold, topk,          clusters,        \
+   candidate_clusters, all_rules, weight,        denominator, inside,    spread}
 
 void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Tensor statistics) {
   const Arguments args CLEAD_COLLECTED;
@@ -50,8 +56,9 @@ void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Te
   const int64_t m = anchors.size(0);
   check_output(loss, working(anchors), m, "loss");
   check_output(num_positives, ScalarType::Long, m, "num_positives");
-  check_output(statistics, working(anchors), 4 * m, "statistics");
-  STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == 4 * m, "outputs are needed");
+  check_output(statistics, working(anchors), kStatistics * m, "statistics");
+  STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == kStatistics * m,
+                  "outputs are needed");
   if (m == 0) return;
   auto* const counts = static_cast<int64_t*>(num_positives.mutable_data_ptr());
   if (working(anchors) == ScalarType::Double)
@@ -70,8 +77,8 @@ void contrastive_backward_(Tensor grad_loss, Tensor statistics, CLEAD_ARGUMENTS,
   const auto dtype = working(anchors);
   STD_TORCH_CHECK(grad_loss.scalar_type() == dtype && grad_loss.dim() == 1 && grad_loss.size(0) == m,
                   "grad_loss must be [", m, "] of the working dtype");
-  check_output(statistics, dtype, 4 * m, "statistics");
-  STD_TORCH_CHECK(statistics.numel() == 4 * m, "statistics must be [4, ", m, "]");
+  check_output(statistics, dtype, kStatistics * m, "statistics");
+  STD_TORCH_CHECK(statistics.numel() == kStatistics * m, "statistics must be [", kStatistics, ", ", m, "]");
   check_output(grad_anchors, dtype, m * d, "grad_anchors");
   check_output(grad_candidates, dtype, (candidates ? candidates->size(0) : m) * d, "grad_candidates");
   check_output(grad_temperature, dtype, 1, "grad_temperature");
@@ -81,10 +88,24 @@ void contrastive_backward_(Tensor grad_loss, Tensor statistics, CLEAD_ARGUMENTS,
     backward_typed<float>(args, grad_loss, statistics, grad_anchors, grad_candidates, grad_temperature);
 }
 
+void hardest_(Tensor anchors, Tensor candidates, bool normalize, Tensor positives, Tensor hardest) {
+  Arguments args{anchors, candidates, 1.0, normalize};
+  args.positive_index = positives;
+  check(args);
+  check_output(hardest, ScalarType::Long, anchors.size(0), "hardest");
+  if (anchors.size(0) == 0) return;
+  auto* const out = static_cast<int64_t*>(hardest.mutable_data_ptr());
+  if (working(anchors) == ScalarType::Double)
+    hardest_typed<double>(args, out);
+  else
+    hardest_typed<float>(args, out);
+}
+
 }  // namespace
 }  // namespace clead
 
 STABLE_TORCH_LIBRARY_IMPL(clead, CPU, m) {
   m.impl("contrastive_native_", TORCH_BOX(&clead::contrastive_forward_));
+  m.impl("instance_margin_native_", TORCH_BOX(&clead::hardest_));
   m.impl("contrastive_native_backward_", TORCH_BOX(&clead::contrastive_backward_));
 }

@@ -26,7 +26,7 @@ template <class T>
 void backward(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip) {
   constexpr int64_t kPanel = 2 * kLanes<T>;
   const bool diagonal = p.symmetric && row_block == column_block;
-  const auto spread = [&](const Tile<T>& t) {
+  const auto accumulate = [&](const Tile<T>& t) {
     if (p.need_a)
       tile_product<T>(strip, p.block, 1, p.b->unit + t.j0 * p.ld, p.ld, kPanel, p.a->gradient_sum + t.i0 * p.ld, p.ld,
                       t.rows, p.d, t.columns, true);
@@ -34,7 +34,7 @@ void backward(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* 
       tile_product<T>(strip, 1, p.block, p.a->unit + t.i0 * p.ld, p.ld, kPanel, p.b->gradient_sum + t.j0 * p.ld, p.ld,
                       t.columns, p.d, t.rows, true);
   };
-  backward_tile(p, row_block, column_block, strip, [&](const Tile<T>& t) { dots(p, t, strip); }, spread);
+  backward_tile(p, row_block, column_block, strip, [&](const Tile<T>& t) { dots(p, t, strip); }, accumulate);
 }
 
 // Rows [begin, end) of x.unit, a multiple of the panel, into x.panels.
@@ -126,6 +126,12 @@ double project(const double* sum, double scale, const T* unit, double inverse, b
   int64_t contrast_panel(T) { return 2 * kLanes<T>; }                                                        \
   void contrast_forward(const Contrast<T>& p, int64_t i, int64_t j, T* strip) { forward(p, i, j, strip); }   \
   void contrast_backward(const Contrast<T>& p, int64_t i, int64_t j, T* strip) { backward(p, i, j, strip); } \
+  void contrast_spread(const Contrast<T>& p, int64_t i, int64_t j, T* strip) {                               \
+    spread_tile(p, i, j, strip, [&](const Tile<T>& t) { dots(p, t, strip); });                               \
+  }                                                                                                          \
+  void contrast_search(const Contrast<T>& p, int64_t i, int64_t j, T* strip, const Search<T>& search) {      \
+    search_tile(p, i, j, strip, search, [&](const Tile<T>& t) { dots(p, t, strip); });                       \
+  }                                                                                                          \
   void contrast_pack(const Contrast<T>& p, Rows<T>& x, int64_t begin, int64_t end) { pack(p, x, begin, end); } \
   void contrast_set(double& value, const T* x, const T* y, int64_t d) { value = dot(x, y, d); }             \
   void contrast_add(const T* x, double scale, double* sum, int64_t d) { add(x, scale, sum, d); }             \

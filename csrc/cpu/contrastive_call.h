@@ -1,52 +1,14 @@
 // One call of a contrastive op: operands prepared, rules turned into vectors, tiles visited in a fixed order.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <cmath>
 
 #include "clead/contrastive.h"
 #include "clead/contrastive_bf16.h"
-#include "contrastive_pairs.h"
+#include "contrastive_arguments.h"
 
 namespace clead {
 namespace {
-
-// The arguments both ops share, in the order of their schemas.
-struct Arguments {
-  Tensor anchors;
-  std::optional<Tensor> candidates;
-  double temperature;
-  bool normalize;
-  int64_t self_offset, positive_offset;
-  std::optional<Tensor> positive_index, groups, candidate_groups;
-  std::optional<double> threshold;
-  std::optional<Tensor> row_threshold, clusters, candidate_clusters;
-  bool all_rules;
-  double weight;
-};
-
-void check_rows(const Tensor& x, const Tensor& like, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == like.size(1), name, " must be [rows, d] with one d for all");
-  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, " must have the dtype of anchors");
-  STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096, name, " has too many rows");
-}
-
-template <class F>
-void parallel(int64_t size, F&& each) {
-  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) each(i);
-  });
-}
-
-// For chunks of rows of about equal work.
-template <class F>
-void parallel_rows(int64_t size, F&& each) {
-  constexpr int64_t kRows = 64;
-  parallel((size + kRows - 1) / kRows, [&](int64_t chunk) {
-    for (int64_t i = chunk * kRows; i < std::min(size, (chunk + 1) * kRows); ++i) each(i);
-  });
-}
 
 // One call: operands prepared, rules turned into vectors.
 template <class T>
@@ -54,12 +16,14 @@ class Call {
  public:
   explicit Call(const Arguments& x)
       : args(x), m(x.anchors.size(0)), n(x.candidates ? x.candidates->size(0) : m), d(x.anchors.size(1)),
-        symmetric(!x.candidates && x.self_offset <= 0 && x.positive_offset < 0 && !x.positive_index &&
-                  !x.candidate_groups),
-        positives(m, padded(m), n, padded(n), x.self_offset, x.positive_offset,
+        symmetric(!x.candidates && x.self_offset <= 0 && !x.self_index && x.positive_offset < 0 && !x.positive_index &&
+                  !x.candidate_groups && x.topk == 0 && x.spread == 0),
+        positives(m, padded(m), n, padded(n), x.self_offset, Ids(x.self_index, m, "self_index"), x.positive_offset,
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
+    STD_TORCH_CHECK(static_cast<Denominator>(x.denominator) != Denominator::own_positive || !positives.grouped,
+                    "the native contrastive op has denominators of their own for a few positives in a row only");
     bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
@@ -69,7 +33,7 @@ class Call {
     p.normalized = x.normalize && p.k < 1e5;
     p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
     p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
-    p.self_offset = x.self_offset;
+    p.self = positives.self.size() ? positives.self.data() : nullptr;
     p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
     load(x.anchors, a, units[0]);
     if (symmetric) {
@@ -78,7 +42,7 @@ class Call {
       load(x.candidates ? *x.candidates : x.anchors, b, units[1]);
     }
     if (!bf16) pack();
-    rules();
+    if (positives.grouped) a.group = positives.row_group.data(), b.group = positives.column_group.data();
     p.a = &a, p.b = &b;
   }
 
@@ -87,21 +51,24 @@ class Call {
   void for_each_tile(bool rows_only, Task&& task) {
     const int64_t row_blocks = blocks(m), column_blocks = blocks(n);
     const int64_t period = std::max(row_blocks, column_blocks);
-    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
-    if (rows_only) {
-      parallel_chunks(row_blocks, scratch, [&](int64_t i, T* strip) {
+    if (rows_only)
+      return for_each_row_block([&](int64_t i, T* strip) {
         for (int64_t j = 0; j < column_blocks; ++j) task(i, j, strip);
       });
-      return;
-    }
     const int64_t steps = symmetric ? row_blocks / 2 + 1 : period;
     for (int64_t t = 0; t < steps; ++t) {
       const bool half = symmetric && row_blocks % 2 == 0 && t == row_blocks / 2;
-      parallel_chunks(half ? t : row_blocks, scratch, [&](int64_t i, T* strip) {
+      parallel_chunks(half ? t : row_blocks, [&](int64_t i, T* strip) {
         const int64_t j = (i + t) % period;
         if (j < column_blocks) task(i, j, strip);
       });
     }
+  }
+
+  // Calls task(I, scratch) for all blocks of rows.
+  template <class Task>
+  void for_each_row_block(Task&& task) {
+    parallel_chunks(blocks(m), task);
   }
 
   int64_t blocks(int64_t rows) const { return (rows + p.block - 1) / p.block; }
@@ -120,14 +87,21 @@ class Call {
     const T* const row = a.unit + i * p.ld;
     const double* const group = group_sums.data() + positives.row_group[i] * d;
     for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group[k];
-    const int64_t self = args.self_offset < 0 ? n : i + args.self_offset;
-    if (self < n && positives.column_group[self] == positives.row_group[i]) sum -= dot(row, b.unit + self * p.ld);
+    if (positives.self_is_positive(i)) sum -= dot(row, b.unit + positives.self[i] * p.ld);
     return sum / count;
   }
 
-  // Row 0 (over negatives) or 1 (over positives) of the statistics, with all digits.
+  // One of the first three statistics of row i, with all digits.
   double statistic(const T* statistics, int64_t row, int64_t i) const {
-    return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + 2) * m + i]);
+    return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + kRests) * m + i]);
+  }
+
+  // What rounding takes from them, up to 1e-5 of the gradient at low temperatures, is kept in as many more rows.
+  void keep(T* statistics, int64_t row, int64_t i, double value) const {
+    const T rounded = static_cast<T>(value);
+    const double rest = value - static_cast<double>(rounded);
+    statistics[row * m + i] = rounded;
+    statistics[(row + kRests) * m + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
   }
 
   double listed_dot(int64_t i, int64_t at) const { return dot(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld); }
@@ -163,6 +137,32 @@ class Call {
     }
   }
 
+  // The false-negative rules; cuts are the top-k rule's, of each row, or null without that rule.
+  void rules(const T* cuts) {
+    const bool clusters = args.clusters && args.candidate_clusters;
+    const bool threshold = args.threshold || args.row_threshold;
+    p.false_negatives = clusters || threshold || cuts != nullptr;
+    p.threshold_only = p.false_negatives && !clusters && args.normalize;
+    p.all_rules = args.all_rules && clusters;
+    if (!p.false_negatives) return;
+    // An absent threshold calls all pairs above it if all rules must hold, else none.
+    const T infinity = std::numeric_limits<T>::infinity(), absent = args.all_rules ? -infinity : infinity;
+    T* const cut = vector(m, args.threshold ? static_cast<T>(*args.threshold) : absent);
+    if (args.row_threshold) read_thresholds(*args.row_threshold, cut);
+    for (int64_t i = 0; cuts != nullptr && i < m; ++i) {
+      const T below = std::nextafter(cuts[i], -infinity);  // cosines above it are the cut itself and larger ones
+      cut[i] = args.all_rules ? std::max(cut[i], below) : std::min(cut[i], below);
+    }
+    a.threshold = cut;
+    if (symmetric) b.threshold = cut;
+    cosine_scales();
+    number_clusters(clusters);
+  }
+
+  void cosine_scales() {
+    a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
+  }
+
   T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
   double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
 
@@ -183,7 +183,8 @@ class Call {
   }
 
   template <class Task>
-  void parallel_chunks(int64_t size, int64_t scratch, Task&& task) {
+  void parallel_chunks(int64_t size, Task&& task) {
+    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
     torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());
@@ -250,24 +251,6 @@ class Call {
     parallel(padded(n) / kStrip, [&](int64_t strip) {
       CLEAD_ISA_CALL(contrast_pack(p, b, strip * kStrip, (strip + 1) * kStrip));
     });
-  }
-
-  void rules() {
-    if (positives.grouped) a.group = positives.row_group.data(), b.group = positives.column_group.data();
-    const bool clusters = args.clusters && args.candidate_clusters;
-    const bool threshold = args.threshold || args.row_threshold;
-    p.false_negatives = clusters || threshold;
-    p.threshold_only = threshold && !clusters && args.normalize;
-    if (!clusters) p.all_rules = false;
-    if (!p.false_negatives) return;
-    // An absent threshold calls all pairs above it if all rules must hold, else none.
-    const T infinity = std::numeric_limits<T>::infinity(), absent = p.all_rules ? -infinity : infinity;
-    T* const cut = vector(m, threshold && args.threshold ? static_cast<T>(*args.threshold) : absent);
-    if (args.row_threshold) read_thresholds(*args.row_threshold, cut);
-    a.threshold = cut;
-    if (symmetric) b.threshold = cut;
-    a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
-    number_clusters(clusters);
   }
 
   void read_thresholds(const Tensor& t, T* cut) {

@@ -61,6 +61,7 @@ struct Positives {
   static constexpr int64_t kListed = 8;  // positives a row may have on average to be listed
 
   bool grouped = false;
+  Buffer<int32_t> self;                     // [m]: the column that is the row itself; -1: none; empty: of no row
   Buffer<int32_t> row_group, column_group;  // [padded]; no column is of group -2, no row of group -1
   std::vector<int64_t> start;               // [m + 1] into list
   std::vector<int32_t> list;
@@ -68,9 +69,15 @@ struct Positives {
   std::vector<int32_t> members;
   std::vector<int64_t> count;               // positives of each row
 
-  Positives(int64_t m, int64_t padded_m, int64_t n, int64_t padded_n, int64_t self_offset, int64_t positive_offset,
-            const Ids& index, const Ids& groups, const Ids& candidate_groups)
+  Positives(int64_t m, int64_t padded_m, int64_t n, int64_t padded_n, int64_t self_offset, const Ids& self_index,
+            int64_t positive_offset, const Ids& index, const Ids& groups, const Ids& candidate_groups)
       : start(m + 1, 0), count(m, 0) {
+    STD_TORCH_CHECK(self_offset < 0 || !self_index, "the native contrastive op takes self_offset or self_index, not both");
+    if (self_offset >= 0 || self_index) self = Buffer<int32_t>(m, -1);
+    for (int64_t i = 0; i < self.size(); ++i) {
+      const int64_t j = self_index ? self_index[i] : i + self_offset;
+      if (j >= 0 && j < n) self[i] = static_cast<int32_t>(j);
+    }
     int64_t total = 0;
     if (groups) {
       Numbering number(groups, m, candidate_groups, n);
@@ -89,8 +96,8 @@ struct Positives {
     if (grouped) {
       STD_TORCH_CHECK(!index && positive_offset < 0, "the native contrastive op takes groups or positive_index, not both");
       for (int64_t i = 0; i < m; ++i) {
-        const int64_t self = self_offset < 0 ? -1 : i + self_offset, g = row_group[i];
-        count[i] = members_start[g + 1] - members_start[g] - (self >= 0 && self < n && column_group[self] == g);
+        const int64_t g = row_group[i];
+        count[i] = members_start[g + 1] - members_start[g] - self_is_positive(i);
       }
       return;
     }
@@ -103,12 +110,17 @@ struct Positives {
       }
       if (positive_offset >= 0 && i + positive_offset < n) list.push_back(static_cast<int32_t>(i + positive_offset));
       if (index && index[i] >= 0 && index[i] < n) list.push_back(static_cast<int32_t>(index[i]));
-      if (self_offset >= 0) list.erase(std::remove(list.begin() + begin, list.end(), i + self_offset), list.end());
+      if (self.size()) list.erase(std::remove(list.begin() + begin, list.end(), self[i]), list.end());
       std::sort(list.begin() + begin, list.end());
       list.erase(std::unique(list.begin() + begin, list.end()), list.end());
       start[i + 1] = static_cast<int64_t>(list.size());
       count[i] = start[i + 1] - begin;
     }
+  }
+
+  // Whether the row itself, which is left out, is of the row's group.
+  bool self_is_positive(int64_t i) const {
+    return self.size() && self[i] >= 0 && column_group[self[i]] == row_group[i];
   }
 };
 

@@ -124,6 +124,7 @@ FORMS = {
     "euclidean, spread": {"metric": "euclidean", "spread": 0.3},
     "hard, dots": {"beta": 0.3, "normalize": False},
 }
+IMPLS = ("auto", "reference")  # auto is native for the forms it has
 NAMES = {"reduction": "positives_reduction", "beta": "hard_negative_beta"}
 
 
@@ -146,17 +147,18 @@ def check(ours, truth, inputs):
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("door", "form"), list(product(DOORS, FORMS)))
-def test_forms(randn, door, form):
+@pytest.mark.parametrize(("door", "form", "impl"), list(product(DOORS, FORMS, IMPLS)))
+def test_forms(randn, door, form, impl):
     a, b, temperature = inputs_of(randn)
     ours, sets = DOORS[door]
-    rows = ours(a, b, temperature=temperature, reduction="none", **options_of(FORMS[form]))
+    rows = ours(a, b, temperature=temperature, reduction="none", impl=impl, **options_of(FORMS[form]))
     check(rows, loop(a, *sets(a, b), temperature, **FORMS[form]), (a, b, temperature))
 
 
 @pytest.mark.parametrize("form", ["inside", "own", "decoupled", "spread", "debiased", "hard, debiased", "euclidean"])
 @pytest.mark.parametrize("rule", ["eliminate", "weight", "everything"])
-def test_forms_with_false_negatives(randn, form, rule):
+@pytest.mark.parametrize("impl", IMPLS)
+def test_forms_with_false_negatives(randn, form, rule, impl):
     a, b, temperature = inputs_of(randn)
     cut = -1.0 if rule == "everything" else 0.1
     treatment = {"treatment": "weight", "weight": 0.3} if rule == "weight" else {}
@@ -164,6 +166,7 @@ def test_forms_with_false_negatives(randn, form, rule):
         a,
         LABELS,
         temperature=temperature,
+        impl=impl,
         reduction="none",
         false_negatives=FalseNegatives(threshold=cut, **treatment),
         **options_of(FORMS[form]),
@@ -176,12 +179,12 @@ def test_forms_with_false_negatives(randn, form, rule):
     check(rows, loop(a, *DOORS["sup_con"][1](a, b), temperature, cancelled=weight, **FORMS[form]), (a, temperature))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_rows_without_positives_or_negatives(randn, form):
+@pytest.mark.parametrize(("form", "impl"), list(product(FORMS, IMPLS)))
+def test_rows_without_positives_or_negatives(randn, form, impl):
     """Row 0 has two positives and no negative, the others have negatives only; then there are no candidates at all."""
     a, _, temperature = inputs_of(randn)
     b, labels, ones = randn(2, 3, seed=9, grad=True), torch.tensor([1, 5, 7, 8, 1, 4]), torch.ones(2, dtype=torch.int64)
-    options = {"temperature": temperature, "reduction": "none", **options_of(FORMS[form])}
+    options = {"temperature": temperature, "reduction": "none", "impl": impl, **options_of(FORMS[form])}
     rows = sup_con(a, labels, candidates=b, candidate_labels=ones, **options)
     truth = loop(a, b, lambda i: same(labels, ones, i), lambda i: set(), temperature, **FORMS[form])
     check(rows, truth, (a, b, temperature))
@@ -190,13 +193,17 @@ def test_rows_without_positives_or_negatives(randn, form):
     assert torch.autograd.grad(rows.sum(), a)[0].eq(0).all()
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_constant_candidates(randn, door):
+@pytest.mark.parametrize(("door", "impl"), list(product(DOORS, IMPLS)))
+def test_constant_candidates(randn, door, impl):
     a, b, temperature = inputs_of(randn)
     ours, sets = DOORS[door]
     candidates, *rest = sets(a, b)
     truth = loop(a, candidates.detach(), *rest, temperature)
-    check(ours(a, b, temperature=temperature, reduction="none", grad_candidates=False), truth, (a, b, temperature))
+    check(
+        ours(a, b, temperature=temperature, reduction="none", grad_candidates=False, impl=impl),
+        truth,
+        (a, b, temperature),
+    )
 
 
 def test_constant_candidates_of_clip_loss(randn):
@@ -255,14 +262,18 @@ def test_hand_numbers():
     assert loss.item() == pytest.approx(math.log1p(math.exp(-4)))
 
 
-def test_spread_of_a_dominant_negative_keeps_its_digits():
-    """1 - p is e^-30: in float32 p itself is 1."""
-    a = torch.tensor([[1.0, 0.0]])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_spread_of_a_dominant_negative_keeps_its_digits(impl):
+    """Logits 0 of the positive, 30 and 0: 1 - p of the second is e^-30, and in float32 p itself is 1."""
+    a = torch.tensor([[1.0, 0.0]], requires_grad=True)
     b = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
-    loss = info_nce(a, b, temperature=1 / 30, spread=1.0)
+    loss = info_nce(a, b, temperature=1 / 30, spread=1.0, impl=impl)
     rest = 2 * math.exp(-30)
     expected = math.log1p(rest) + 30 + math.log(1 + 1 / rest) - math.log1p(-math.exp(-30) / (1 + rest))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+    # By the logits 0: -1 + p - p T of the positive, p + p / (1 - p) - p T of the negative, where T is about e^30 / 2.
+    (grad,) = torch.autograd.grad(loss, a)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, -30.0]]), rtol=1e-5, atol=1e-5)
 
 
 LEVELS = torch.tensor([[0, 0, 1, 1, 0, -1], [3, 4, 3, 4, 3, 3], [5, 5, 5, -1, 5, 5]])

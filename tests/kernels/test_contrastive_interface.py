@@ -225,7 +225,7 @@ FN = FalseNegatives
         (lambda: nt_xent(A, num_views=2.0), TypeError, "num_views must be an integer, got float"),
         (lambda: nt_xent(A, false_negatives=FN(labels=torch.zeros(3).int())), ValueError, r"\[4\] or \[2\], got \[3\]"),
         (
-            lambda: nt_xent(A, impl="native", false_negatives=FN(topk=1)),
+            lambda: nt_xent(A, impl="native", false_negatives=FN(topk=1, treatment="attract")),
             NotImplementedError,
             "impl='native' cannot run nt_xent",
         ),

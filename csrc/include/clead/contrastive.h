@@ -23,6 +23,27 @@ struct Sums {
   T* max;
 };
 
+// For -sum log(1 - p_ij) over the negatives of a row, p_ij = share * 2^(k c_ij - shift). Where p_ij exceeds kDominant,
+// which only one can, 1 - p_ij would lose its digits: it comes from the sum of the others.
+constexpr double kDominant = 0.6;
+template <class T>
+struct Spread {
+  T* share;
+  double *logs, *odds;    // forward: sums over the others of -log(1 - p) and p / (1 - p)
+  Sums<T> others;         // forward: of what p is share times
+  bool* dominant;         // forward: there is one
+  T *weight, *factor;     // backward: the gradient is weight * p * factor, and for the others
+  T *scale, *shift;       // weight * (p * (factor + p / (1 - p)) - scale * 2^(k c_ij - shift)); scale 0: no dominant one
+};
+
+// The largest cosines of negatives in each row, descending, and their columns.
+template <class T>
+struct Search {
+  int64_t k;
+  T* best;           // [rows of a block, k]
+  int32_t* column;   // the same, or null
+};
+
 // A set of rows. Padded rows and columns are zero.
 template <class T>
 struct Rows {
@@ -40,6 +61,7 @@ struct Rows {
   T *alpha, *gamma, *rho;            // backward: weights of e_ij for negatives, for positives, and what is subtracted
   T *shift, *positive_shift;         // backward: integers; e_ij is 2^(k c_ij - shift) where exponents range too far
   T* gradient_sum;                   // backward: [padded, ld]
+  Spread<T> spread;
 };
 
 template <class T>
@@ -49,13 +71,14 @@ struct Contrast {
   bool symmetric;         // b is a: a tile serves c_ij and c_ji
   bool normalized;        // |c_ij| <= 1
   bool bounded;           // and the temperature is such that 2^(k c_ij - k) never flushes to 0
+  bool spread;            // the loss has the term of Spread
   bool false_negatives;   // some rule is given
   bool threshold_only;    // and it is a threshold on c_ij itself
   bool all_rules;
   bool need_a, need_b;
   T weight;               // of a false negative
   T k;                    // log2(e) / temperature
-  int64_t self_offset;    // column i + self_offset is left out; -1: none
+  const int32_t* self;    // [rows]: the column that is left out; -1: none; null: of no row
   const int64_t* list_start;  // [rows + 1] into list: positive columns of each row, ascending; null if grouped
   const int32_t* list;
 };
@@ -64,6 +87,8 @@ struct Contrast {
   int64_t contrast_panel(T);                                                                           \
   void contrast_forward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);        \
   void contrast_backward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);       \
+  void contrast_spread(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);         \
+  void contrast_search(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip, const Search<T>&); \
   void contrast_pack(const Contrast<T>&, Rows<T>&, int64_t begin, int64_t end);                        \
   void contrast_set(double& dot, const T*, const T*, int64_t);                                          \
   void contrast_add(const T* x, double scale, double* sum, int64_t);                                   \

@@ -32,6 +32,9 @@ struct Contrast16 {
   void bf16_pack(Rows16&, int64_t begin, int64_t end, bool forward, bool as_row, bool as_column);                    \
   void bf16_forward(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip);                  \
   void bf16_backward(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip, uint16_t* half); \
+  void bf16_spread(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip);                   \
+  void bf16_search(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip,                    \
+                   const Search<float>&);                                                                            \
   }
 #if defined(__x86_64__) || defined(_M_X64)
 CLEAD_DECLARE_16(avx512_bf16)

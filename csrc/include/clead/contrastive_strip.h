@@ -1,91 +1,10 @@
 // From dot products to exponentials, sums and gradients: the elementwise passes over a strip, for *.isa.cpp only.
 #pragma once
 
-#include <algorithm>
-
-#include "clead/contrastive.h"
-#include "clead/lanes.h"
+#include "clead/contrastive_rules.h"
 
 namespace clead {
 namespace {
-
-template <class T>
-constexpr T kNever = static_cast<T>(-1e30);  // a dot product that no threshold counts and whose exponential is 0
-template <class T>
-constexpr T kLowest = static_cast<T>(-1e33);
-
-enum class FalseNegative { none, threshold, general };
-
-template <bool IsBoth, FalseNegative Is, bool IsGrouped>
-struct RulesOf {
-  static constexpr bool kBoth = IsBoth;        // the tile also serves the columns, as rows
-  static constexpr FalseNegative kFalse = Is;
-  static constexpr bool kGrouped = IsGrouped;  // positives are in the tile
-};
-
-// Calls visit with the rules of p as a type. In float64, which is not tuned, all rules are general ones.
-template <class T, class Visit>
-CLEAD_INLINE void with_rules(const Contrast<T>& p, bool both, Visit&& visit) {
-  constexpr bool kTuned = sizeof(T) == 4;
-  const auto grouped = [&]<bool Both, FalseNegative Is>() {
-    if (p.list_start == nullptr)
-      visit(RulesOf<Both, Is, true>{});
-    else
-      visit(RulesOf<Both, Is, false>{});
-  };
-  const auto false_negatives = [&]<bool Both>() {
-    if (kTuned && p.threshold_only)
-      grouped.template operator()<Both, kTuned ? FalseNegative::threshold : FalseNegative::general>();
-    else if (!p.false_negatives)
-      grouped.template operator()<Both, FalseNegative::none>();
-    else
-      grouped.template operator()<Both, FalseNegative::general>();
-  };
-  if (both)
-    false_negatives.template operator()<true>();
-  else
-    false_negatives.template operator()<false>();
-}
-
-// Which pairs of one row and kLanes columns are false negatives of the row, or of the columns.
-template <class T, class R>
-struct Pick {
-  CLEAD_INLINE Pick of(const Contrast<T>& p, int64_t i) {
-    Pick row;
-    if constexpr (R::kFalse != FalseNegative::none) row.threshold = all(p.a->threshold[i]);
-    if constexpr (R::kFalse == FalseNegative::general) {
-      row.scale = all(p.a->cosine_scale[i]);
-      row.as_row = Mask<T>{} + p.a->cluster_as_row[i];
-      row.as_column = Mask<T>{} + p.a->cluster_as_column[i];
-    }
-    if constexpr (R::kGrouped) row.group = Mask<T>{} + p.a->group[i];
-    return row;
-  }
-
-  CLEAD_INLINE Mask<T> either(const Contrast<T>& p, Mask<T> above, Mask<T> same) {
-    return p.all_rules ? above & same : above | same;
-  }
-
-  inline __attribute__((always_inline)) Mask<T> for_row(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
-    if constexpr (R::kFalse == FalseNegative::threshold) return dot > threshold;
-    const Vec<T> cosine = dot * scale * load(p.b->cosine_scale + j);
-    return either(p, cosine > threshold, as_row == ids(p.b->cluster_as_column + j, T()));
-  }
-
-  inline __attribute__((always_inline)) Mask<T> for_column(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
-    const Vec<T> cut = load(p.b->threshold + j);
-    if constexpr (R::kFalse == FalseNegative::threshold) return dot > cut;
-    const Vec<T> cosine = dot * scale * load(p.b->cosine_scale + j);
-    return either(p, cosine > cut, as_column == ids(p.b->cluster_as_row + j, T()));
-  }
-
-  inline __attribute__((always_inline)) Mask<T> positive(const Contrast<T>& p, int64_t j) const {
-    return group == ids(p.b->group + j, T());
-  }
-
-  Vec<T> threshold, scale;
-  Mask<T> as_row, as_column, group;
-};
 
 // Per-column sums of one tile. Where exponents range too far, with the largest exponent so far.
 template <class T>
@@ -157,44 +76,6 @@ void forward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0,
     p.a->negatives.sum[i0 + r] += static_cast<double>(total<T>(negatives));
     if constexpr (R::kGrouped) p.a->positives.sum[i0 + r] += static_cast<double>(total<T>(positives));
   }
-}
-
-// log2 of k_ij e^s_ij, less an offset: of a pair as a negative of its row or column, and as a positive.
-template <class T>
-struct Exponents {
-  Vec<T> negative, positive;
-};
-
-// Rounded once if their size is bounded; a huge exponent less its own rounded value would leave a large rest.
-template <class T, class R, bool OfRow>
-CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
-                                    Vec<T> negative_offset = Vec<T>{},
-                                    Vec<T> positive_offset = Vec<T>{}) {
-  const Vec<T> dot = load(at), lowest = all(kLowest<T>), k = all(p.k);
-  const auto less = [&](Vec<T> offset) {
-    return larger<T>(p.normalized ? fma(dot, k, -offset) : dot * k - offset, lowest);
-  };
-  const Vec<T> x = less(negative_offset);
-  Exponents<T> out{x, lowest};
-  if constexpr (R::kFalse != FalseNegative::none) {
-    Mask<T> is_false;
-    if constexpr (OfRow)
-      is_false = pick.for_row(p, dot, j);
-    else
-      is_false = pick.for_column(p, dot, j);
-    out.negative = is_false ? x + log : x;
-  }
-  if constexpr (R::kGrouped) {
-    const Mask<T> positive = pick.positive(p, j);
-    out.positive = positive ? less(positive_offset) : lowest;
-    out.negative = positive ? lowest : out.negative;
-  }
-  return out;
-}
-
-template <class T>
-CLEAD_INLINE Vec<T> log_weight(const Contrast<T>& p) {
-  return all(p.weight > 0 ? static_cast<T>(__builtin_log2(static_cast<double>(p.weight))) : kLowest<T>);
 }
 
 // Every row, and every column, relative to its own largest exponent so far.

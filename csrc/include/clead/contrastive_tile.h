@@ -1,6 +1,8 @@
 // A tile of pairs, strip by strip, whatever computes the products: for *.isa.cpp and *.bf16.cpp only.
 #pragma once
 
+#include "clead/contrastive_search.h"
+#include "clead/contrastive_spread.h"
 #include "clead/contrastive_strip.h"
 
 namespace clead {
@@ -19,8 +21,7 @@ void leave_out(const Contrast<T>& p, const Tile<T>& t, T* strip) {
     T* row = strip + r * p.block;
     const int64_t i = t.i0 + r;
     std::fill(row + t.columns, row + padded, kNever<T>);
-    if (p.self_offset >= 0 && i + p.self_offset >= t.j0 && i + p.self_offset < t.j0 + t.columns)
-      row[i + p.self_offset - t.j0] = kNever<T>;
+    if (p.self != nullptr && p.self[i] >= t.j0 && p.self[i] < t.j0 + t.columns) row[p.self[i] - t.j0] = kNever<T>;
     if (p.list_start == nullptr) continue;
     for (int64_t at = p.list_start[i]; at < p.list_start[i + 1]; ++at) {
       const int64_t j = p.list[at] - t.j0;
@@ -32,9 +33,9 @@ void leave_out(const Contrast<T>& p, const Tile<T>& t, T* strip) {
 // In grouped rows the left-out pair is of its own group and got the positives' constant.
 template <class T>
 void clear_self(const Contrast<T>& p, const Tile<T>& t, T* strip) {
-  if (p.self_offset < 0 || p.list_start != nullptr) return;
+  if (p.self == nullptr || p.list_start != nullptr) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    const int64_t j = t.i0 + r + p.self_offset - t.j0;
+    const int64_t j = p.self[t.i0 + r] - t.j0;
     if (j >= 0 && j < t.columns) strip[r * p.block + j] = 0;
   }
 }
@@ -66,21 +67,48 @@ void forward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block,
   if (both) sums.add_to(*p.b, column_block * p.block, p.bounded);
 }
 
-// spread(tile) adds the strip of gradients, times the other side's rows, to the sums of both sides.
-template <class T, class Dots, class Spread>
+// The second forward pass of Spread; the tile serves its rows only.
+template <class T, class Dots>
+void spread_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots) {
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    with_rules<T>(p, false, [&](auto rules) {
+      forward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+    });
+  });
+}
+
+template <class T, class Dots>
+void search_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, const Search<T>& found,
+                 Dots&& dots) {
+  const int64_t first = row_block * p.block;
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    const Search<T> here{found.k, found.best + (t.i0 - first) * found.k,
+                         found.column == nullptr ? nullptr : found.column + (t.i0 - first) * found.k};
+    search_strip(p, t.i0, t.rows, t.j0, t.columns, strip, here);
+  });
+}
+
+// accumulate(tile) adds the strip of gradients, times the other side's rows, to the sums of both sides.
+template <class T, class Dots, class Accumulate>
 void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots,
-                   Spread&& spread) {
+                   Accumulate&& accumulate) {
   for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
     dots(t);
     leave_out(p, t, strip);
     with_rules<T>(p, p.symmetric, [&](auto rules) {
-      if (p.bounded)
+      if (p.spread)
+        backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      else if (p.bounded)
         backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
       else
         backward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
     });
     clear_self(p, t, strip);
-    spread(t);
+    accumulate(t);
   });
 }
 

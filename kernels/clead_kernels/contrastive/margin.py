@@ -79,20 +79,30 @@ def _forward(
     positives: Tensor,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    """Margins [M] and the most similar other candidates, int64 [M], -1 = none; chunks of rows, never all pairs."""
+    """Margins [M] and the most similar other candidates, int64 [M], -1 = none."""
     rows, columns = anchors.shape[0], candidates.shape[0]
     with full_precision(anchors.device):
         a, b = _rows(anchors, normalize), _rows(candidates, normalize)
         hardest = torch.full_like(positives, -1)
-        known, step = (positives >= 0) & (positives < columns) & (columns > 1), max(1, _CHUNK // max(1, columns))
-        index = torch.where(known, positives, 0)
-        for start in range(0, rows if columns > 1 else 0, step):
-            part = slice(start, start + step)
-            hardest[part] = (a[part] @ b.mT).scatter_(1, index[part, None], -torch.inf).argmax(1)
         if columns < 2:
             return a.new_zeros(rows), hardest
+        known = (positives >= 0) & (positives < columns)
+        index = torch.where(known, positives, 0)
+        if impl == "native":
+            torch.ops.clead.instance_margin_native_.default(anchors, candidates, normalize, index, hardest)
+            hardest.clamp_(min=0)  # only NaN is no largest similarity
+        else:
+            _find_hardest(a, b, index, hardest)
         margin = (a * (b[hardest] - b[index])).sum(1) / _temperature(temperature_tensor, temperature, a)
         return torch.where(known, margin, 0.0), torch.where(known, hardest, -1)
+
+
+def _find_hardest(a: Tensor, b: Tensor, positives: Tensor, hardest: Tensor) -> None:
+    """Fills ``hardest`` [M]: chunks of rows, never all pairs."""
+    step = max(1, _CHUNK // b.shape[0])
+    for start in range(0, a.shape[0], step):
+        part = slice(start, start + step)
+        hardest[part] = (a[part] @ b.mT).scatter_(1, positives[part, None], -torch.inf).argmax(1)
 
 
 def _forward_fake(
@@ -174,6 +184,10 @@ def _differentiate(ctx: Any, grad_margin: Tensor, _: Any) -> tuple[Tensor | None
     return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None, None)
 
 
+_library.define(
+    "instance_margin_native_(Tensor anchors, Tensor candidates, bool normalize, Tensor positives, Tensor(a!) hardest)"
+    " -> ()"
+)
 _ARGUMENTS = "Tensor anchors, Tensor candidates, Tensor? temperature_tensor, float temperature, bool normalize"
 _backward_op = _library.define_functional(
     f"instance_margin_backward(Tensor grad_margin, Tensor margin, Tensor hardest, {_ARGUMENTS}, Tensor positives, "

@@ -15,13 +15,15 @@ from .._rows import working_dtype
 from .form import Form
 from .pairs import Pairs
 
-STATISTICS = 4
-"""Rows of the statistics: n and p of the reference, and what rounding them to the working dtype took away."""
+STATISTICS = 8
+"""Rows of the statistics (csrc/cpu/contrastive_arguments.h); n and p of the reference are the first."""
 
+_DENOMINATORS = ("all", "own_positive", "negatives")
 _ARGUMENTS = (
-    "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, int positive_offset, "
-    "Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, Tensor? row_threshold, "
-    "Tensor? clusters, Tensor? candidate_clusters, bool all_rules, float weight"
+    "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, Tensor? self_index, "
+    "int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, "
+    "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool all_rules, float weight, "
+    "int denominator, bool inside, float spread"
 )
 _library.define(
     f"contrastive_native_({_ARGUMENTS}, Tensor(a!) loss, Tensor(b!) num_positives, Tensor(c!) statistics) -> ()"
@@ -39,7 +41,7 @@ def forward(
     rows, dtype = anchors.shape[0], working_dtype(anchors.dtype)
     loss, statistics = anchors.new_empty(rows, dtype=dtype), anchors.new_empty((STATISTICS, rows), dtype=dtype)
     num_positives = anchors.new_empty(rows, dtype=torch.int64)
-    arguments = _arguments(anchors, candidates, temperature, normalize, pairs)
+    arguments = _arguments(anchors, candidates, temperature, normalize, pairs, form)
     torch.ops.clead.contrastive_native_.default(*arguments, loss, num_positives, statistics)
     return loss, num_positives, statistics
 
@@ -56,11 +58,11 @@ def backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients w.r.t. anchors, candidates and temperature (in the working dtype); empty where ``needs`` says no."""
-    arguments = _arguments(anchors, candidates, temperature, normalize, pairs)
+    arguments = _arguments(anchors, candidates, temperature, normalize, pairs, form)
     dtype = working_dtype(anchors.dtype)
     nothing = anchors.new_empty(0, dtype=dtype)
     # Candidates that are the anchors, with rules that are not symmetric, get their part of the gradient separately.
-    twice = candidates is None and not _symmetric(pairs)
+    twice = candidates is None and not _symmetric(pairs, form)
     others = anchors if candidates is None else candidates
     grad_anchors = anchors.new_empty(anchors.shape, dtype=dtype) if needs[0] else nothing
     need_others = needs[0] if twice else needs[1] and candidates is not None
@@ -74,18 +76,21 @@ def backward(
     return grad_anchors.to(anchors.dtype), grad_candidates.to(anchors.dtype), grad_temperature
 
 
-def _symmetric(pairs: Pairs) -> bool:
-    """Whether pair (i, j) has the rules of pair (j, i), thresholds and false negatives aside."""
+def _symmetric(pairs: Pairs, form: Form) -> bool:
+    """Whether one pass over the tiles serves pair (i, j) and pair (j, i): as in csrc/cpu/contrastive_call.h."""
     return (
         pairs.self_offset <= 0
         and pairs.positive_offset < 0
         and pairs.positive_index is None
         and pairs.candidate_groups is None
+        and pairs.self_index is None
+        and pairs.topk == 0
+        and form.spread == 0.0
     )
 
 
 def _arguments(
-    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs
+    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Any, ...]:
     threshold = pairs.row_threshold
     return (
@@ -94,14 +99,19 @@ def _arguments(
         float(temperature),
         normalize,
         pairs.self_offset,
+        pairs.self_index,
         pairs.positive_offset,
         pairs.positive_index,
         pairs.groups,
         pairs.candidate_groups,
         pairs.threshold,
         None if threshold is None else threshold.to(anchors.device, working_dtype(anchors.dtype)),
+        pairs.topk,
         pairs.clusters,
         pairs.candidate_clusters,
         pairs.all_rules,
         pairs.weight if pairs.treatment == "weight" else 0.0,
+        _DENOMINATORS.index(form.denominator),
+        form.positives_reduction == "inside",
+        form.spread,
     )

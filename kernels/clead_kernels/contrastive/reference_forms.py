@@ -94,9 +94,7 @@ def grad_logits(row: Pieces, form: Form) -> tuple[Tensor, Tensor]:
         grad_negatives = (row.weighted - n).exp() * mass
     grad = torch.where(row.positive, grad_positives, torch.where(row.weighted > -torch.inf, grad_negatives, 0.0))
     if form.spread:
-        odds = _log_odds(row).exp()
-        share = torch.where(row.positive, row.logits, row.weighted) - torch.logaddexp(n, p)
-        grad = grad + form.spread * (odds - share.exp() * odds.sum(1, keepdim=True))
+        grad = grad + form.spread * _grad_spread(row)
     return torch.where(row.num_positives[:, None] > 0, grad, 0.0), torch.where(row.num_positives > 0, floor[:, 0], 0.0)
 
 
@@ -140,6 +138,22 @@ def _log_odds(row: Pieces) -> Tensor:
     without_top = row.weighted.scatter(1, top, -torch.inf).logsumexp(1)
     others = others.scatter(1, top, torch.logaddexp(without_top, row.over_positives)[:, None])
     return row.weighted - others
+
+
+def _grad_spread(row: Pieces) -> Tensor:
+    """The gradient p_ik (1 [k in Q_i] - sum_{j != k} p_ij / (1 - p_ij)) of -sum log(1 - p_ij) by s_ik, [M, N].
+
+    The sum without k is taken without k: p / (1 - p) of the largest negative may exceed all others by any factor.
+    """
+    if row.weighted.shape[1] == 0:
+        return row.weighted
+    log_odds, top = _log_odds(row), row.weighted.argmax(1, keepdim=True)
+    small = log_odds.scatter(1, top, -torch.inf).exp()
+    logs = torch.where(row.positive, row.logits, row.weighted)
+    log_share = logs - torch.logaddexp(row.over_negatives, row.over_positives)[:, None]
+    rest = (~row.positive).to(small.dtype) - (small.sum(1, keepdim=True) - small)
+    of_top = (log_share + log_odds.gather(1, top)).exp().scatter(1, top, 0.0)
+    return log_share.exp() * rest - of_top
 
 
 def _log_weight(row: Pieces) -> Tensor:

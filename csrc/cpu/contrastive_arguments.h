@@ -1,0 +1,63 @@
+// The arguments of the contrastive ops, and loops over rows.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "contrastive_pairs.h"
+
+namespace clead {
+namespace {
+
+// Of a positive: all pairs, itself and the negatives, or the negatives.
+enum class Denominator : int64_t { all, own_positive, negatives };
+
+// Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference and log(1 - p_ij) of
+// a dominant negative (0: there is none; see Spread), what rounding takes from these three, the sum of p / (1 - p) over the
+// other negatives, and the top-k rule's cut.
+enum Statistic : int64_t { kNegatives, kPositives, kComplement, kRests, kOdds = 2 * kRests, kCut, kStatistics };
+
+// The arguments both ops share, in the order of their schemas.
+struct Arguments {
+  Tensor anchors;
+  std::optional<Tensor> candidates;
+  double temperature;
+  bool normalize;
+  int64_t self_offset = -1;
+  std::optional<Tensor> self_index;
+  int64_t positive_offset = -1;
+  std::optional<Tensor> positive_index, groups, candidate_groups;
+  std::optional<double> threshold;
+  std::optional<Tensor> row_threshold;
+  int64_t topk = 0;
+  std::optional<Tensor> clusters, candidate_clusters;
+  bool all_rules = false;
+  double weight = 0;
+  int64_t denominator = 0;  // a Denominator
+  bool inside = false;      // positives are averaged inside the logarithm
+  double spread = 0;
+};
+
+void check_rows(const Tensor& x, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == like.size(1), name, " must be [rows, d] with one d for all");
+  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, " must have the dtype of anchors");
+  STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096, name, " has too many rows");
+}
+
+template <class F>
+void parallel(int64_t size, F&& each) {
+  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) each(i);
+  });
+}
+
+// For chunks of rows of about equal work.
+template <class F>
+void parallel_rows(int64_t size, F&& each) {
+  constexpr int64_t kRows = 64;
+  parallel((size + kRows - 1) / kRows, [&](int64_t chunk) {
+    for (int64_t i = chunk * kRows; i < std::min(size, (chunk + 1) * kRows); ++i) each(i);
+  });
+}
+
+}  // namespace
+}  // namespace clead
