@@ -65,7 +65,7 @@ def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress
         {"epochs": 0} if name == "random" else {}
     )
     plan = Plan(method, recipe.name, replace(recipe.config, **changes), folder, resume=True, overwrite=False)
-    run = train.run(plan, progress, splits=splits)
+    run = train.run(plan, progress)
     accuracies = {row["name"]: row["accuracy"] for row in run.results}
     model = load(run.path)
     branch = model.evaluation_branch
