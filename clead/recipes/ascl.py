@@ -17,7 +17,6 @@ from clead.config import (
     ProjectorConfig,
 )
 from clead.methods.ascl import ASCL
-from clead.models import BatchNormConfig
 from clead.recipes.base import Recipe
 
 _SOURCE = (
@@ -40,7 +39,7 @@ _FULL = ASCL.Config(
     epochs=200,
     batch_size=512,
     temperature=0.5,
-    encoder=EncoderConfig("resnet18", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv")),
+    encoder=EncoderConfig("resnet18", replace(EncoderConfig().bn, branches=("clean", "adv"), evaluation_branch="adv")),
     projector=ProjectorConfig(hidden_dim=512, dim=128),
     optimizer=OptimizerConfig(lr=0.1, weight_decay=2e-4, schedule="step"),
     attack=_ATTACK,
