@@ -22,29 +22,24 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_PLAIN_FORM = (
-    ("denominator", ("all",)),
-    ("positives_reduction", ("mean",)),
-    ("spread", ("no",)),
+_REFERENCE_ONLY = (
+    ("levels", ("one",)),
     ("debias", ("no",)),
     ("hard_negative_beta", ("no",)),
     ("metric", ("cosine",)),
 )
-_ONE_LEVEL = ("levels", ("one",))
-_TRITON_RULES = (("topk", ("no",)), ("self_index", ("no",)), _ONE_LEVEL, ("width", ("up to 512",)), *_PLAIN_FORM)
-
-
-def _native_rules(op: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    # Many positives in a row, as labels give, would have to be listed for denominators of their own.
-    denominators = ("all", "negatives") if op == "sup_con" else ("all", "own_positive", "negatives")
-    return (
-        _ONE_LEVEL,
-        ("treatment", ("eliminate", "weight")),
-        ("denominator", denominators),
-        *_PLAIN_FORM[3:],
-    )
-
-
+_NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
+# Many positives in a row, as labels give, would have to be listed for denominators of their own.
+_NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
+_TRITON_RULES = (
+    ("topk", ("no",)),
+    ("self_index", ("no",)),
+    ("width", ("up to 512",)),
+    ("denominator", ("all",)),
+    ("positives_reduction", ("mean",)),
+    ("spread", ("no",)),
+    *_REFERENCE_ONLY,
+)
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -85,7 +80,10 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
-    *(Support(op, "native", devices=("cpu",), features=_native_rules(op)) for op in _CONTRASTIVE),
+    *(
+        Support(op, "native", devices=("cpu",), features=_NATIVE_LABELS if op == "sup_con" else _NATIVE_RULES)
+        for op in _CONTRASTIVE
+    ),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),

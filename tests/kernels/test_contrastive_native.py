@@ -367,7 +367,7 @@ def test_what_it_cannot_do_is_refused_and_left_to_the_reference():
     z = numbers(8, 3)
     levels = torch.arange(16).reshape(2, 8) % 3
     for rule in (FalseNegatives(labels=levels), FalseNegatives(threshold=0.5, treatment="attract")):
-        with pytest.raises(NotImplementedError, match=r"native \(cpu; .*levels one; treatment eliminate, weight;"):
+        with pytest.raises(NotImplementedError, match=r"native \(cpu; .*treatment eliminate, weight; levels one;"):
             nt_xent(z, false_negatives=rule, impl="native")
         expected = nt_xent(z, false_negatives=rule, impl="reference")
         assert torch.equal(nt_xent(z, false_negatives=rule), expected)
@@ -420,7 +420,7 @@ def test_topk_cancels_all_that_tie():
 
 
 def test_denominators_of_their_own_are_refused_for_many_positives():
-    with pytest.raises(NotImplementedError, match="native .*denominator all, negatives;"):
+    with pytest.raises(NotImplementedError, match="native .*denominator all, negatives\\) and reference"):
         sup_con(numbers(8, 3), torch.zeros(8).int(), denominator="own_positive", impl="native")
     z, pairs = numbers(80, 3), Pairs(self_offset=0, groups=torch.zeros(80, dtype=torch.int64))
     with pytest.raises(RuntimeError, match="a few positives in a row only"):
