@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from clead.engine.results import Row
 from clead.errors import UserError
-from clead.protocols.catalogue import AttackSpec
+from clead.protocols.catalogue import CATALOGUE, AttackSpec
 from clead.protocols.paired import beats
 from clead.protocols.robustness import Outcome, attack_all, outcome_row
 from clead.protocols.subject import Subject
@@ -44,10 +45,12 @@ class Transfer:
     def rows(self, target: Subject, eps: float) -> Iterator[Row]:
         """One row per source; where the source is the target itself, the attack is a white-box one.
 
-        A source that beats the white-box attack is flagged: the target's own gradients then mislead the attacker.
+        A source that beats ``spec`` and its form on the margin together is flagged: the target's own gradients then
+        mislead the attacker.
         """
         clean, own = target.correct(target.images), target.key["run"]
-        white = clean & self._attack(own, eps).robust
+        margin = replace(self._spec, perturb=CATALOGUE["cw"].perturb)
+        white = clean & self._attack(own, eps).robust & attack_all(target, margin, eps, correct=clean).robust
         for source in self._subjects:
             made = self._attack(source, eps)
             robust = clean & target.correct(made.x_adv)
