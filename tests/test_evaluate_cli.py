@@ -14,6 +14,7 @@ from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate import session
+from clead.protocols import sanity
 from clead.protocols.catalogue import AttackSpec, find_attack
 
 TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--attack.steps", "1"]
@@ -97,9 +98,9 @@ def test_a_checkpoint_has_a_folder_of_its_own_and_several_models_share_an_out(ru
 
 @pytest.mark.skipif(not available(), reason="needs pyautoattack (the extra evaluation)")
 def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
-    settings = ["--eps", "0.1", "--samples", "6"]
+    settings = ["--eps", "0.1", "--samples", "2"]
     evaluate.main([str(run), "--attacks", "pgd20,apgd_ce,apgd_t", *settings])
-    found = {row["name"]: row for row in rows(run) if row["samples"] == 6}
+    found = {row["name"]: row for row in rows(run) if row["samples"] == 2}
     both = found["apgd_ce+apgd_t"]
     assert both["flags"] == ["subset", "headline"] and found["pgd20"]["flags"] == ["subset"]
     assert both["accuracy"] <= min(found["apgd_ce"]["accuracy"], found["apgd_t"]["accuracy"])
@@ -199,3 +200,31 @@ def test_measures_have_a_file_of_their_own_with_formulas(run):
     assert all(measure["formula"] for measure in content["measures"])
     with pytest.raises(UserError, match="--gap must name runs that are evaluated, got 'simclr'"):
         evaluate.main([*command, "--gap", "random,simclr"])
+
+
+def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatch, capsys):
+    monkeypatch.setattr(sanity, "available", lambda: False)  # 5000 queries an image
+    before = rows(run)
+    evaluate.main([str(run), "--attacks", "pgd20", "--eps", "0.1", "--samples", "40"])
+    table = next(row for row in rows(run) if row["name"] == "pgd20")
+    protocols = "sweep_eps,sweep_steps,corruptions"
+    settings = ["--samples", "40", "--severity", "5", "--corruption-types", "fog,contrast", "--sanity"]
+    evaluate.main([str(run), "--protocols", protocols, "--eps", "0.1", *settings])
+    found = rows(run)
+    assert next(row for row in found if row["name"] == "pgd20" and row["eps"] == 0.1) == table
+    assert {row["steps"] for row in found if "sweep" in row["flags"]} == {0, 1, 2, 5, 10, 50, 100}
+    assert [(row["corruption"], row["severity"]) for row in found if row["corruption"]] == [("fog", 5), ("contrast", 5)]
+    assert len(found) == len(before) + 1 + (8 - 1) + 2  # one of the 8 step counts is in the table
+    checks = json.loads((run / "sanity.json").read_text())["sanity"]
+    assert {check["flag"]: check["found"] for check in checks}["loss_does_not_rise"] is False
+    output = capsys.readouterr().out
+    assert "in the style of CIFAR-10-C: no number of a published table" in output
+    assert "main loss_does_not_rise: fine; mean cross-entropy" in output
+
+
+def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, capsys):
+    monkeypatch.setattr(session, "quick_checks", lambda subject: [session.Check("softmax_outputs", True, "sum to 1")])
+    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.2", "--samples", "20"])
+    row = next(row for row in rows(run) if row["eps"] == 0.2)
+    assert row["flags"] == ["subset", "softmax_outputs"]
+    assert "RED FLAG main fgsm at eps 0.2: softmax_outputs" in capsys.readouterr().out

@@ -13,15 +13,24 @@ from rich.text import Text
 from clead import report
 from clead.engine.results import Row
 from clead.evaluate.models import Opened
+from clead.protocols.corruptions.evaluation import STYLE
 
-NOT_A_WARNING = {"subset", "sweep", "headline"}
+NOT_A_WARNING = {"subset", "sweep", "headline", STYLE}
 
 
 def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
     """The tables, the headline of every model, and every red flag."""
     methods = {opened.subject.key["run"]: opened.method for opened in todo}
     matrix = [row for row in rows if is_transfer(row)]
-    shown = [{**row, "method": methods[row["run"]]} for row in rows if not is_transfer(row)]
+    damaged = [row for row in rows if row["corruption"]]
+    rest = [row for row in rows if not is_transfer(row) and not row["corruption"]]
+    shown = [{**row, "method": methods[row["run"]]} for row in rest]
+    for run, dataset in dict.fromkeys((row["run"], row["dataset"]) for row in damaged):
+        group = [row for row in damaged if (row["run"], row["dataset"]) == (run, dataset)]
+        own = STYLE in group[0]["flags"]
+        made = f"{dataset}, corrupted by our own generator in the style of CIFAR-10-C: no number of a published table"
+        report.emit(console, f"{run}: accuracy in % on {made if own else dataset}, by severity")
+        console.print(corruption_table(group))
     for norm, eps in dict.fromkeys((row["norm"], row["eps"]) for row in matrix):
         report.emit(console, f"transfer at {norm} eps {eps:.4g}: targets in rows, sources in columns, accuracy in %")
         console.print(transfer_table([row for row in matrix if (row["norm"], row["eps"]) == (norm, eps)]))
@@ -59,6 +68,19 @@ def transfer_table(rows: Sequence[Row]) -> Table:
     for target in dict.fromkeys(row["run"] for row in rows):
         cells = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in rows if row["run"] == target}
         table.add_row(Text(target), *(cells[f"transfer:{source}"] for source in sources))
+    return table
+
+
+def corruption_table(rows: Sequence[Row]) -> Table:
+    """Types in rows, severities in columns, accuracy in percent."""
+    severities = sorted({row["severity"] for row in rows})
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("")
+    for severity in severities:
+        table.add_column(str(severity), justify="right")
+    for name in dict.fromkeys(row["corruption"] for row in rows):
+        cells = {row["severity"]: f"{100 * row['accuracy']:.1f}" for row in rows if row["corruption"] == name}
+        table.add_row(name, *(cells[severity] for severity in severities))
     return table
 
 
