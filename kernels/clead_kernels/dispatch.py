@@ -72,7 +72,7 @@ SUPPORT: tuple[Support, ...] = (
     Support("similarity", "reference"),
     Support("similarity_topk", "reference"),
     *(
-        Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
+        Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),))
         for op in ("pgd_step_", "random_start_", "project_")
         for impl, devices in (("native", ("cpu",)), ("reference", ()))
     ),
