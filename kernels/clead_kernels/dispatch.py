@@ -95,9 +95,9 @@ SUPPORT: tuple[Support, ...] = (
     Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
     *(
-        Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
+        Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),))
         for op in ("pgd_step_", "random_start_", "project_")
-        for impl, devices in (("native", ("cpu",)), ("reference", ()))
+        for impl, devices in (("native", ("cpu",)), ("reference", ()), ("native", ("cuda",)))
     ),
 )
 
@@ -127,11 +127,11 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
         raise ValueError(f"impl must be one of {', '.join(map(repr, _IMPLS))}, got {impl!r}")
     device = torch.device(device)
     for row in rows:
-        if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl) is None:
+        if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl, device) is None:
             return row.impl
     asked = ", ".join([device.type, _short(dtype), *(f"{name}={value}" for name, value in features.items())])
     message = f"impl={impl!r} cannot run {op} on {asked}; {op} has {' and '.join(map(str, rows))}"
-    reason = _absence(impl) if any(row.impl == impl for row in rows) else None
+    reason = _absence(impl, device) if any(row.impl == impl for row in rows) else None
     raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
 
 
@@ -165,7 +165,7 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
 def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     rows, details, taken = _rows(op), [], ""
     for row in rows:
-        absence = _absence(row.impl)
+        absence = _absence(row.impl, device)
         if absence is not None:
             state = f"absent here: {absence}"
         elif not row.covers(device, dtype, {}):
@@ -184,13 +184,17 @@ def _rows(op: str) -> tuple[Support, ...]:
     return rows
 
 
-def _absence(impl: str) -> str | None:
-    """Why ``impl`` cannot be used in this process, or None if it can."""
+def _absence(impl: str, device: torch.device) -> str | None:
+    """Why ``impl`` cannot be used in this process for tensors on ``device``, or None if it can."""
     if impl == "triton":
         return None if find_spec("triton") else "Triton is not installed"
     if impl != "native":
         return None
-    return None if _native.available() else (_native.why_absent() or "the extension clead_kernels._C is not built")
+    if not _native.available():
+        return _native.why_absent() or "the extension clead_kernels._C is not built"
+    if device.type == "cuda" and _native.build_info().get("cuda", "none") == "none":
+        return "the extension was built without CUDA: CLEAD_CUDA=1 pip install --no-build-isolation -e ."
+    return None
 
 
 def _short(dtype: torch.dtype) -> str:
