@@ -16,7 +16,7 @@ from clead.methods.clae import CLAE
 from clead.methods.plain import Plain
 from clead.methods.rocl import RoCL
 from clead.methods.uel import UEL
-from clead.models import BatchNormConfig
+from clead.models.batch_norm import BatchNormConfig
 from clead.recipes.base import Recipe
 
 _EVALUATION = EvaluationConfig(attacks=("fgsm", "pgd20"), eps=(8 / 255, 16 / 255))

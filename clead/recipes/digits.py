@@ -32,7 +32,7 @@ from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
 from clead.methods.trades import TRADES
 from clead.methods.uel import UEL
-from clead.models import BatchNormConfig
+from clead.models.batch_norm import BatchNormConfig
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
