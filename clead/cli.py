@@ -175,7 +175,7 @@ def _sentence(box: str) -> str:
         if part.startswith("Perhaps you meant"):
             nearest = re.findall(r"--[\w.-]+", part)[0]
             message += f"; the nearest is {nearest}"
-    # A flag's name is wanted, and that of a group inside another; of the others our messages name the setting themselves.
+    # A flag's name is wanted, and that of a group inside another; elsewhere our messages name the setting themselves.
     return re.sub(r"^Error parsing (?:(?=--)|settings\.(?=[\w-]+\.)|[\w.-]*: )", "", message)
 
 
