@@ -77,10 +77,23 @@ def load(run: str | Path, *, stage: str | None = None) -> Model:
         UserError: the folder, a file or a key is missing or does not fit, named in the message.
     """
     run = Path(run)
-    method_name, _, config = read_config(run / "config.json")
+    read_config(run / "config.json")
     path = checkpoint.latest(run / "checkpoints", stage)
     if path is None:
         raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{f' of {stage}' if stage else ''}, found none")
+    return load_checkpoint(path)
+
+
+def load_checkpoint(path: Path) -> Model:
+    """The model of one checkpoint, in eval mode on the CPU.
+
+    Args:
+        path: ``<run>/checkpoints/<stage>-<step>``; what the model is built like is read from the run around it.
+
+    Raises:
+        UserError: a file or a key is missing or does not fit, named in the message.
+    """
+    method_name, _, config = read_config(path.resolve().parent.parent / "config.json")
     saved = checkpoint.load(path)
     config = _as_saved(saved, method_name, config)
     model = build_model(find_method(method_name)(config), InputSpec.of_checkpoint(saved))

@@ -20,10 +20,10 @@ ALLOWED = {
     "methods": {"losses", "attacks", "models", "augment", "config"},
     "engine": {"methods.base", "config"},
     "protocols": {"attacks", "models", "data", "augment", "engine", "losses", "methods.base", "config"},
-    "recipes": {"methods", "config"},
+    "recipes": {"methods", "config", "models.batch_norm"},  # its BatchNormConfig is part of a configuration
     "figures": set(),
 }
-TOP = {"train", "stages", "sources", "evaluate", "report", "export", "doctor", "loading", "cli", "__init__"}
+TOP = {"train", "stages", "sources", "evaluate", "study", "report", "export", "doctor", "loading", "cli", "__init__"}
 KERNEL_USERS = {"losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
 
 

@@ -8,6 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,6 +78,15 @@ class RunFolder:
             lock.close()
             raise UserError(f"{self.path}: the run folder is in use by another process") from error
         self._lock = lock
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """Hold the lock without touching ``run.json``, to add results to a run that is not being trained."""
+        self._acquire()
+        try:
+            yield self
+        finally:
+            self.close()
 
     def __enter__(self) -> RunFolder:
         try:

@@ -6,6 +6,7 @@ from typing import Any
 from clead.errors import UserError
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.advcl import AdvCL
 from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
@@ -26,6 +27,7 @@ from clead.methods.uel import UEL
 METHODS: dict[str, type[Method[Any]]] = {
     "acl": ACL,
     "adaptive_fnc": AdaptiveFNC,
+    "advcl": AdvCL,
     "ascl": ASCL,
     "ce": CrossEntropy,
     "clae": CLAE,

@@ -17,6 +17,7 @@ from clead.config import (
 )
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.advcl import AdvCL
 from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
@@ -32,7 +33,7 @@ from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
 from clead.methods.trades import TRADES
 from clead.methods.uel import UEL
-from clead.models import BatchNormConfig
+from clead.models.batch_norm import BatchNormConfig
 from clead.recipes.base import Recipe
 
 _SHARED: dict[str, Any] = {
@@ -52,6 +53,9 @@ _SHARED: dict[str, Any] = {
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 _TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
+_THREE_BRANCHES = EncoderConfig(
+    "digits_cnn", BatchNormConfig(branches=("clean", "adv", "adv_ce"), evaluation_branch="adv")
+)
 _CLAE_BRANCHES = EncoderConfig(
     "digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
 )
@@ -136,5 +140,22 @@ RECIPES = (
             attack=_ATTACK,
         ),
         "ours",
+    ),
+    Recipe(
+        "advcl_digits",
+        "advcl",
+        AdvCL.Config(
+            **{**_SHARED, "encoder": _THREE_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            # That of the CIFAR recipe would multiply the loss, and with it this learning rate, by 2.9.
+            base_temperature=0.2,
+            attack=_ATTACK,
+            adv_augment="digits",
+            high_pass_radius=2.0,
+            clusters=(2, 10, 50),
+            refresh_epochs=20,
+        ),
+        "ours; a quarter of the radius of the high-frequency view, for images of a quarter of the size",
     ),
 )

@@ -29,7 +29,7 @@ def extension(request, monkeypatch):
 
 
 def test_every_public_op_is_in_the_table():
-    about = {"Impl", "FalseNegatives", "explain", "build_info"}
+    about = {"Impl", "FalseNegatives", "Cancelled", "cancelled", "explain", "build_info"}
     assert set(clead_kernels.__all__) - about == set(dispatch.OPS)
 
 
@@ -43,12 +43,12 @@ def test_the_reference_runs_everything_everywhere(device, dtype):
 def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extension):
     best = "native" if extension else "reference"
     for op in ("pgd_step_", "project_", "random_start_"):
-        for norm in ("linf", "l2"):
+        for norm in ("linf", "l2", "l1"):
             for dtype in FLOATS:
                 assert resolve(op, "auto", device="cpu", dtype=dtype, norm=norm) == best
                 assert resolve(op, "auto", device="cuda", dtype=dtype, norm=norm) == "reference"
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
-    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, topk="yes") == "reference"
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, levels="several") == "reference"
     assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
 
 
@@ -56,9 +56,9 @@ def test_named_native_never_falls_back(extension):
     if extension:
         assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf") == "native"
         with pytest.raises(
-            NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l1; .*native \(cpu; .*linf, l2\)"
+            NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l7; .*native \(cpu; .*linf, l2, l1\)"
         ):
-            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l1")
+            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l7")
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")

@@ -72,7 +72,9 @@ def test_the_loss_is_equation_10(small, contrastive_row, perturbations):
     crafted_by = {"label_based": "at", "label_free": "cl"}.get(perturbations)
     x = {term: method.perturbed(model, method.inputs(batch), crafted_by or term) for term in ("at", "cl", "ascl")}
     assert torch.equal(x["at"], x["cl"]) == (crafted_by is not None)
-    views = model.embed(inputs_of(method, batch)[1], branch="clean").tolist()
+    weak, strong = inputs_of(method, batch)
+    assert all((it - weak).abs().max() <= 0.15 * (1 + 1e-6) for it in x.values())
+    views = model.embed(strong, branch="clean").tolist()
     adversarial = {term: model.embed(x[term], branch="adv").tolist() for term in ("cl", "ascl")}
     tau = method.config.temperature
     expected = {
@@ -213,5 +215,7 @@ def test_a_run_with_unlabelled_data(tmp_path):
 def test_the_recipes_are_the_rows_of_the_tables():
     full = RECIPES["ascl_cifar10"].config
     assert (full.attack.eps, full.attack.step_size, full.batch_size) == (8 / 255, 2 / 255, 512)
-    assert RECIPES["ascl_label_free_cifar10"].config == replace(full, perturbations="label_free")
+    # Table 1 has one fine-tuning, table 7 all four.
+    row = replace(full, stages=("pretrain", "adv_linear_eval", "evaluate"))
+    assert RECIPES["ascl_label_free_cifar10"].config == replace(row, perturbations="label_free")
     assert RECIPES["ascl_same_bn_cifar10"].config.encoder.bn == BatchNormConfig()

@@ -1,0 +1,195 @@
+"""The command: its arguments, its rows on disk, its tables."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from clead import report
+from clead.config import parse_real
+from clead.engine.results import Row, read_results, row_key, write_results
+from clead.engine.run import RunFolder, environment
+from clead.errors import UserError
+from clead.evaluate.measures import accuracy_measures, add_entries
+from clead.evaluate.models import Opened, open_all
+from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, sanity_checks
+from clead.evaluate.table import describe, show
+from clead.protocols.catalogue import NORMS
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+
+    def words(text: str) -> list[str]:
+        return [word for word in text.split(",") if word]
+
+    parser = argparse.ArgumentParser(
+        prog="python -m clead.evaluate", description="How accurate trained models are when someone tries to fool them."
+    )
+    add = parser.add_argument
+    add("models", metavar="RUN_OR_CHECKPOINT", nargs="+", type=Path, help="a run folder, or a checkpoint inside one")
+    add("--attacks", type=words, metavar="A,B", help="such as fgsm,pgd20,pgd40_l2,cw_l2,autoattack")
+    add("--eps", type=words, metavar="EPS,…", help="radii, pixels in [0, 1]: 8/255,0.1; default those of the run")
+    add("--norm", choices=NORMS, default="linf", help="the ball of attacks that name none")
+    add("--steps", type=int, help="gradient steps of attacks that name none")
+    add("--restarts", type=int, help="random restarts of our own attacks")
+    add("--samples", type=int, help="only the first N test images; rows are flagged subset")
+    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
+    add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
+    add("--comparisons", action="store_true", help="also the models that a run was compared with")
+    add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
+    add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
+    add("--corruptions", type=Path, metavar="DIR", help="the official CIFAR-10-C files; default our generator")
+    add("--corruption-types", type=words, metavar="T,…", help="only these types, such as fog,snow")
+    add("--severity", type=words, default=["1", "2", "3", "4", "5"], metavar="N,…", help="of 1 to 5; default all")
+    add("--seed", type=int, help="of random starts; default that of the run")
+    add("--batch-size", type=int, default=500, help="images attacked at once")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--data-dir", type=Path, help="where the data set is; default where it was in training")
+    add("--out", type=Path, help="write results.json there instead of into the run folders")
+    arguments = parser.parse_args(argv)
+    if arguments.eps is not None:
+        arguments.eps = [parse_real(word) for word in arguments.eps]
+    if not all(word in ("1", "2", "3", "4", "5") for word in arguments.severity):
+        raise UserError(f"--severity must be of 1 to 5, such as 1,3,5, got {','.join(arguments.severity)!r}")
+    arguments.severity = [int(word) for word in arguments.severity]
+    _check(arguments)
+    return arguments
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("steps", "restarts", "samples", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for eps in arguments.eps or ():
+        if eps < 0 or (arguments.norm == "linf" and eps > 1):
+            raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
+    for name in arguments.protocols:
+        if name not in PROTOCOLS:
+            raise UserError(f"--protocols must be of {', '.join(PROTOCOLS)}, got {name!r}")
+    if arguments.gap is not None and len(arguments.gap) != 2:
+        raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
+    if arguments.device not in ("cpu", "cuda"):
+        raise UserError(f"--device must be cpu or cuda, got {arguments.device!r}")
+    if arguments.norm != "linf" and arguments.eps is None:
+        raise UserError(f"--norm {arguments.norm} needs --eps: the radii of the run are linf")
+
+
+def versions_of(device: str) -> str:
+    """What a number needs beside it, in one line."""
+    here = environment()
+    commit = f"{(here['commit'] or 'unknown')[:12]}{'+changes' if here['dirty'] else ''}"
+    return f"commit {commit}, torch {here['torch']}, {here['device'] if device == 'cuda' else 'cpu'}"
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    arguments = parse(argv)
+    console = report.output_console()
+    todo = open_all(arguments)
+    for name in arguments.gap or ():
+        if name not in {opened.subject.key["run"] for opened in todo}:
+            raise UserError(f"--gap must name runs that are evaluated, got {name!r}")
+    for opened in todo:
+        chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
+    versions = versions_of(arguments.device)
+    session = Session(arguments, todo)
+    folders = list(dict.fromkeys(folder.resolve() for opened in todo for folder in opened.folders))
+    rows: list[Row] = []
+    with ExitStack() as locks:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(RunFolder(folder).locked())
+        for opened in todo:
+            try:
+                rows += evaluate(session, opened, console, versions)
+            except NotImplementedError as error:
+                raise UserError(f"{opened.subject.name}: {error}") from error
+        by_name = {opened.subject.key["run"]: opened for opened in todo}
+        for measure in accuracy_measures(rows, arguments.gap):
+            rows.append(record(by_name[measure["run"]], measure, versions))
+            report.emit(console, describe(measure))
+        for folder in folders:
+            if (folder / "results.json").is_file():
+                write_csv(folder)
+    show(todo, [row for row in rows if "accuracy" in row], console)
+    report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+
+
+def add_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """Add rows to ``folder/results.json``, measures to ``folder/measures.json``; one with the key of an older one
+    replaces it, all others stay.
+    """
+    if "value" in rows[0]:
+        add_entries(folder / "measures.json", rows)
+        return
+    if (folder / "config.json").is_file():
+        RunFolder(folder).add_results(list(rows))
+        return
+    file = folder / "results.json"
+    merged = {row_key(row): row for row in [*read_results(file), *rows]}
+    write_results(file, list(merged.values()))
+
+
+def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
+    """Every row that was asked for of one model, each on disk before the next is measured."""
+    rows: list[Row] = []
+    opened = with_suspicions(session, opened, console, versions)
+    for protocol in session.arguments.protocols:
+        todo = PROTOCOLS[protocol](session, opened)
+        while True:
+            waiting = f"{opened.subject.key['run']}: {protocol}, {len(rows)} rows done"
+            with console.status(waiting) if console.is_terminal else nullcontext():
+                row = next(todo, None)
+            if row is None:
+                break
+            rows.append(record(opened, row, versions))
+            report.emit(console, describe(row))
+    return rows
+
+
+def with_suspicions(session: Session, opened: Opened, console: Console, versions: str) -> Opened:
+    """The model with the flags that the checks found it to deserve; ``sanity.json`` gets all checks."""
+    checks = []
+    with console.status("sanity checks") if console.is_terminal else nullcontext():
+        for check in sanity_checks(session, opened):
+            checks.append(check)
+            if check.found or session.arguments.sanity:
+                verdict = {True: "RED FLAG", False: "fine", None: "undecided"}[check.found]
+                report.emit(console, f"{opened.subject.key['run']} {check.flag}: {verdict}; {check.detail}")
+    for index, folder in enumerate(opened.folders):
+        run = opened.subject.key["run"] if index == 0 else folder.name
+        key = {**opened.subject.key, "run": run, "samples": len(opened.subject.samples), "versions": versions}
+        add_entries(folder / "sanity.json", [{**key, "name": check.flag, **asdict(check)} for check in checks])
+    suspicions = tuple(check.flag for check in checks if check.found)
+    return replace(opened, subject=replace(opened.subject, suspicions=suspicions))
+
+
+def record(opened: Opened, row: Row, versions: str) -> Row:
+    """Write a row wherever the model's rows go; a comparison's row goes into the run beside it under that name."""
+    row = {**row, "versions": versions}
+    for index, folder in enumerate(opened.folders):
+        add_rows(folder, [row if index == 0 else {**row, "run": folder.name}])
+    return row
+
+
+def write_csv(folder: Path) -> None:
+    """``results.csv``: the rows of results.json, flags separated by semicolons."""
+    rows = read_results(folder / "results.json")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    temporary = folder / ".tmp-results.csv"
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({**row, "flags": ";".join(row["flags"] or ())} for row in rows)
+    temporary.replace(folder / "results.csv")

@@ -1,0 +1,109 @@
+"""``measures.json``: numbers about a model that are no accuracies, each with its formula; ``sanity.json`` beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clead.attacks import frozen
+from clead.augment import find_augmentation
+from clead.engine.files import read_json, write_json
+from clead.engine.results import Row
+from clead.errors import UserError
+from clead.evaluate.models import Opened
+from clead.protocols.corruptions.evaluation import STYLE
+from clead.protocols.metrics import (
+    FORMULAS,
+    alignment,
+    class_distance_ratio,
+    gap_closed,
+    relative_drop,
+    uniformity,
+)
+from clead.rng import Rng
+
+SCHEMA = 1
+KEY = ("run", "model", "protocol", "bn_branch", "dataset", "split", "seed", "name", "of")
+
+
+def add_entries(file: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Add to a file such as ``measures.json``; an entry with the key of an older one replaces it."""
+    found = read_json(file, schema=SCHEMA).get(file.stem) if file.exists() else []
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise UserError(f"{file}: expected a list of objects under {file.stem}, found {found!r:.60}")
+    merged = {tuple(entry.get(name) for name in KEY): entry for entry in [*found, *entries]}
+    write_json(file, {"schema": SCHEMA, file.stem: list(merged.values())})
+
+
+def make_measure(key: dict[str, Any], name: str, of: str, value: float, samples: int) -> Row:
+    """One measure: ``name`` of ``of``, over ``samples`` images."""
+    named = {field: key.get(field) for field in KEY}
+    return {**named, "name": name, "of": of, "value": value, "samples": samples, "formula": FORMULAS[name]}
+
+
+def encoding_measures(opened: Opened) -> Iterator[Row]:
+    """Alignment, uniformity and class-distance ratio of the features, and of the embeddings where there are any.
+
+    The views of the alignment are two draws of the augmentation the model was trained with.
+    """
+    subject = opened.subject
+    augment = find_augmentation(opened.config.augment)
+    rng = Rng.create(subject.seed, "augment", subject.samples)
+    for of, encode in subject.classifier.encodings.items():
+        z = _encode(opened, encode, subject.images)
+        views = [_encode(opened, encode, augment(subject.images, rng.view(view))) for view in (0, 1)]
+        values = {
+            "alignment": alignment(*views),
+            "uniformity": uniformity(z),
+            "class_distance_ratio": class_distance_ratio(z, subject.labels),
+        }
+        for name, value in values.items():
+            yield make_measure(subject.key, name, of, value, len(z))
+
+
+@torch.no_grad()
+def _encode(opened: Opened, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with frozen(opened.model):
+        return torch.cat([encode(part) for part in images.split(opened.subject.batch_size)])
+
+
+def accuracy_measures(rows: Sequence[Row], gap: Sequence[str] | None) -> Iterator[Row]:
+    """The relative drop of every attacked or corrupted row; with ``gap`` the share of the gap that it closes.
+
+    Args:
+        rows: of one evaluation; a drop needs a clean row of the same model.
+        gap: the names of the baseline and of the reference, or None.
+    """
+    clean = {row["run"]: row["accuracy"] for row in rows if row.get("name") == "clean"}
+    drops: dict[str, dict[str, tuple[Row, float]]] = {}
+    for row in rows:
+        if row["run"] in clean and (row.get("attack") or row.get("corruption")) and "sweep" not in row["flags"]:
+            at = "" if row["eps"] is None else f" {row['norm']} eps {row['eps']:.6g}"
+            of = f"{row['name']}{at}" + (f" severity {row['severity']}" if row["severity"] else "")
+            drop = relative_drop(clean[row["run"]], row["accuracy"])
+            drops.setdefault(of, {})[row["run"]] = (row, drop)
+            yield make_measure(row, "relative_drop", of, drop, row["samples"])
+    yield from _mean_corruption(rows)
+    for of, by_run in drops.items() if gap else ():
+        if gap and set(gap) <= set(by_run):
+            baseline, reference = (by_run[name][1] for name in gap)
+            for row, drop in by_run.values():
+                value = gap_closed(drop, baseline=baseline, reference=reference)
+                yield make_measure(row, "gap_closed", f"{of}, {gap[0]} to {gap[1]}", value, row["samples"])
+
+
+def _mean_corruption(rows: Sequence[Row]) -> Iterator[Row]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.get("corruption"):
+            groups.setdefault((row["run"], row["dataset"]), []).append(row)
+    for group in groups.values():
+        types, severities = ({row[name] for row in group} for name in ("corruption", "severity"))
+        of = f"{len(types)} types, severities {', '.join(map(str, sorted(severities)))}"
+        of += ", our generator" if STYLE in group[0]["flags"] else ", official files"
+        mean = sum(row["accuracy"] for row in group) / len(group)
+        yield make_measure(group[0], "mean_corruption_accuracy", of, mean, group[0]["samples"])

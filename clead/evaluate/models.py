@@ -1,0 +1,117 @@
+"""The models of an evaluation: read from disk, checked, and put beside their data."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clead import data
+from clead.cli import read_config
+from clead.config import TrainConfig
+from clead.data import Splits
+from clead.engine import checkpoint
+from clead.errors import UserError
+from clead.loading import load_checkpoint
+from clead.methods import find_method
+from clead.models import Model
+from clead.protocols.subject import Classifier, Subject
+
+LABELS = ("undefended", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model read from disk, and where its rows go.
+
+    Attributes:
+        subject: what the protocols look at.
+        model: the whole model.
+        method: key of METHODS.
+        config: what it was trained with.
+        splits: its data set.
+        folders: whose results.json gets the rows.
+    """
+
+    subject: Subject
+    model: Model
+    method: str
+    config: TrainConfig
+    splits: Splits
+    folders: tuple[Path, ...]
+
+
+def open_all(arguments: argparse.Namespace) -> list[Opened]:
+    """Every model that is to be evaluated, read and checked before the first attack."""
+    paths: list[Path] = []
+    for path in arguments.models:
+        paths.append(path)
+        if arguments.comparisons:
+            paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
+    cache: dict[tuple[str, Path], Splits] = {}
+    models: dict[str, Opened] = {}
+    for path in {path.resolve(): path for path in paths}.values():
+        opened = open_model(path, arguments, cache)
+        name = opened.subject.key["run"]
+        if name in models:
+            raise UserError(f"{path}: expected a name of its own, but {models[name].subject.name} is {name!r} too")
+        models[name] = opened
+    return list(models.values())
+
+
+def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str, Path], Splits]) -> Opened:
+    """The model of a run folder (its last stage, or ``--stage``) or of one checkpoint inside one."""
+    single = (path / "meta.json").is_file()
+    run = path.resolve().parent.parent if single else path
+    method, _, config = read_config(run / "config.json")
+    found = path if single else checkpoint.latest(run / "checkpoints", arguments.stage)
+    if found is None:
+        stage = f" of {arguments.stage}" if arguments.stage else ""
+        raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{stage}, found none")
+    device = torch.device(arguments.device)
+    model = load_checkpoint(found).to(device)
+    stage, _, step = found.resolve().name.rpartition("-")
+    if "classifier" not in model.heads:
+        raise UserError(f"{found}: expected a checkpoint with a classifier, found one of the stage {stage}")
+    labelled = find_method(method).labelled
+    splits = _data(config, arguments, cache).to(device)
+    compared = run.resolve().parent.name == "comparisons" and run.resolve().name in LABELS
+    name = f"{run.resolve().name}/{stage}-{int(step)}" if single else run.resolve().name
+    seed = config.seed if arguments.seed is None else arguments.seed
+    key = {
+        "run": name,
+        "model": run.resolve().name if compared else "trained",
+        "protocol": "end_to_end" if labelled and stage == "pretrain" else stage,
+        "bn_branch": model.evaluation_branch,
+        "dataset": config.data,
+        "split": "test",
+        "seed": seed,
+        "dtype": "float32",
+    }
+    samples = torch.arange(min(len(splits.test), arguments.samples or len(splits.test)), device=device)
+    subject = Subject(
+        str(path),
+        Classifier.of(model, model.evaluation_branch, getattr(config, "temperature", 0.5)),
+        splits.test,
+        samples,
+        key,
+        seed,
+        config.impl,
+        arguments.batch_size,
+    )
+    if arguments.out:
+        folders = [arguments.out]
+    elif single:
+        folders = [run / "evaluations" / found.resolve().name]
+    else:
+        folders = [run, *([run.resolve().parent.parent] if compared else [])]
+    return Opened(subject, model, method, config, splits, tuple(folders))
+
+
+def _data(config: TrainConfig, arguments: argparse.Namespace, cache: dict[tuple[str, Path], Splits]) -> Splits:
+    where = arguments.data_dir or config.data_dir
+    if (config.data, where) not in cache:
+        cache[config.data, where] = data.load(config.data, where)
+    return cache[config.data, where]

@@ -1,0 +1,109 @@
+"""What a command measures: its protocols, and what they share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from clead.attacks.autoattack import available as autoattack_available
+from clead.config import TrainConfig
+from clead.engine.results import Row, read_results, row_key
+from clead.evaluate.measures import encoding_measures
+from clead.evaluate.models import Opened
+from clead.protocols.catalogue import AttackSpec, find_attack
+from clead.protocols.corruptions import corruption_rows
+from clead.protocols.robustness import robustness
+from clead.protocols.sanity import Check, quick_checks, thorough_checks
+from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
+from clead.protocols.transfer import Transfer, same_images
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One command: what it asks for, and everything it was given.
+
+    Attributes:
+        arguments: the command line.
+        models: all of them, in order.
+    """
+
+    arguments: argparse.Namespace
+    models: list[Opened]
+
+    def radii(self, opened: Opened) -> Sequence[float]:
+        """``--eps``, or those of the run."""
+        return self.arguments.eps or opened.config.evaluation.eps
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """The adversarial images of all models."""
+        spec = find_attack("pgd20", norm=self.arguments.norm, steps=self.arguments.steps)
+        return Transfer([opened.subject for opened in self.models], spec)
+
+
+def attacks(session: Session, opened: Opened) -> Iterator[Row]:
+    """Clean accuracy and the attacks of the command line."""
+    yield from robustness(opened.subject, chosen_attacks(opened.config, session.arguments), session.radii(opened))
+
+
+def transfer(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD-20 made on each model, shown to this one."""
+    for eps in session.radii(opened):
+        yield from session.transfer.rows(opened.subject, eps)
+
+
+def corruptions(session: Session, opened: Opened) -> Iterator[Row]:
+    """The official files of ``--corruptions``, or our own generator."""
+    arguments = session.arguments
+    yield from corruption_rows(opened.subject, arguments.corruption_types, arguments.severity, arguments.corruptions)
+
+
+def sweep_eps(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD-20 at the radii of ``--eps``, by default 1 to 32/255 in linf."""
+    arguments = session.arguments
+    yield from _swept(opened, eps_cases(arguments.norm, arguments.eps or RADII))
+
+
+def sweep_steps(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD with 0 to 100 steps, at every radius."""
+    for eps in session.radii(opened):
+        yield from _swept(opened, steps_cases(session.arguments.norm, eps))
+
+
+def _swept(opened: Opened, cases: list[tuple[AttackSpec, float]]) -> Iterator[Row]:
+    """The rows of a sweep, except those that are in the table already and would leave it as rows of a sweep."""
+    files = [folder / "results.json" for folder in opened.folders]
+    table = {row_key(row) for file in files for row in read_results(file) if "sweep" not in (row.get("flags") or ())}
+    yield from (row for row in sweep(opened.subject, cases) if row_key(row) not in table)
+
+
+def sanity_checks(session: Session, opened: Opened) -> Iterator[Check]:
+    """A few looks at the model, and with ``--sanity`` the attacks that tell masked gradients, at the largest radius."""
+    yield from quick_checks(opened.subject)
+    if session.arguments.sanity:
+        others = [other.subject for other in session.models if other is not opened]
+        same = [other for other in others if same_images(other, opened.subject)]
+        yield from thorough_checks(opened.subject, session.arguments.norm, max(session.radii(opened)), same)
+
+
+PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
+    "attacks": attacks,
+    "transfer": transfer,
+    "corruptions": corruptions,
+    "sweep_eps": sweep_eps,
+    "sweep_steps": sweep_steps,
+    "metrics": lambda session, opened: encoding_measures(opened),
+}
+
+
+def chosen_attacks(config: TrainConfig, arguments: argparse.Namespace) -> list[AttackSpec]:
+    """What ``--attacks`` names; by default the run's own attacks (PGD-20 off linf) and AutoAttack where it is there."""
+    names = arguments.attacks
+    if names is None:
+        names = [*(config.evaluation.attacks if arguments.norm == "linf" else ["pgd20"])]
+        names += ["autoattack"] if autoattack_available() else []
+    settings = {"norm": arguments.norm, "steps": arguments.steps, "restarts": arguments.restarts}
+    specs = [find_attack(name, **settings) for name in names]
+    return list({(spec.name, spec.norm): spec for spec in specs}.values())

@@ -1,0 +1,230 @@
+"""The command: rows by contract, nothing lost, and one sentence for what the user can mend."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from clead import train
+from clead.attacks.autoattack import available
+from clead.engine import checkpoint
+from clead.engine.results import KEY
+from clead.engine.run import RunFolder
+from clead.errors import UserError
+from clead.evaluate import command as evaluate
+from clead.evaluate import session
+from clead.protocols import sanity
+from clead.protocols.catalogue import AttackSpec, find_attack
+
+TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--attack.steps", "1"]
+TINY += ["--checkpoint-every", "1", "--evaluation.sweep-eps", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny C-LEAD run on the digits, with an untrained model beside it."""
+    out = tmp_path_factory.mktemp("runs") / "main"
+    train.main(["clead", *TINY, "--compare", "random", "--evaluation.samples", "60", "--out", str(out)])
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "main")
+
+
+def rows(folder):
+    return json.loads((folder / "results.json").read_text())["results"]
+
+
+def test_rows_are_added_by_key_and_none_is_lost(run, capsys):
+    before = rows(run)
+    evaluate.main([str(run), "--attacks", "fgsm,pgd5", "--eps", "0.1,0.2", "--samples", "60"])
+    after = rows(run)
+    keys = [tuple(row[name] for name in KEY) for row in after]
+    assert len(set(keys)) == len(keys) == len(before) + 3  # clean and fgsm at 0.1 were there
+    assert [tuple(row[name] for name in KEY) for row in before] == keys[: len(before)]
+    old = {row["accuracy"] for row in before if (row["model"], row["name"]) == ("trained", "fgsm")}
+    assert old == {
+        row["accuracy"] for row in after if (row["model"], row["name"], row["eps"]) == ("trained", "fgsm", 0.1)
+    }
+    pgd = next(row for row in after if row["name"] == "pgd5" and row["eps"] == 0.2)
+    assert (pgd["run"], pgd["protocol"], pgd["samples"], pgd["flags"]) == ("main", "linear_eval", 60, ["subset"])
+    assert "torch" in pgd["versions"] and pgd["seconds"] > 0
+    output = capsys.readouterr().out
+    assert "no headline at linf eps 0.2: that takes autoattack, or apgd_ce and apgd_t" in output
+    assert json.loads((run / "run.json").read_text())["state"] == "done"
+    with open(run / "results.csv", newline="") as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row["accuracy"] for row in after]
+
+
+def test_an_interruption_keeps_the_rows_that_are_finished(run, monkeypatch):
+    original = find_attack("pgd7")
+
+    def interrupted(spec, problem):
+        raise KeyboardInterrupt
+
+    stop = AttackSpec("stop", "pgd", interrupted, steps=1)
+    monkeypatch.setattr(session, "chosen_attacks", lambda *_: [original, stop])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main([str(run), "--eps", "0.05", "--samples", "20"])
+    assert [row["samples"] for row in rows(run) if row["name"] == "pgd7"] == [20]
+
+
+def test_comparisons_are_evaluated_beside_the_run(run):
+    evaluate.main([str(run), "--comparisons", "--attacks", "pgd5", "--eps", "0.1", "--samples", "30"])
+    found = {(row["run"], row["model"]) for row in rows(run) if row["name"] == "pgd5"}
+    assert found == {("main", "trained"), ("main", "random")}
+    assert {row["run"] for row in rows(run / "comparisons" / "random") if row["name"] == "pgd5"} == {"random"}
+
+
+def test_a_checkpoint_has_a_folder_of_its_own_and_several_models_share_an_out(run, tmp_path):
+    path = checkpoint.latest(run / "checkpoints", "linear_eval")
+    before = rows(run)
+    evaluate.main([str(path), "--attacks", "fgsm", "--eps", "0.1", "--samples", "60"])
+    assert rows(run) == before
+    own = rows(run / "evaluations" / path.name)
+    assert {row["run"] for row in own} == {f"main/linear_eval-{int(path.name.split('-')[1])}"}
+    same = next(row for row in before if (row["model"], row["name"]) == ("trained", "fgsm"))
+    assert next(row for row in own if row["name"] == "fgsm")["accuracy"] == same["accuracy"]
+    both = [str(run), str(run / "comparisons" / "random")]
+    evaluate.main([*both, "--attacks", "fgsm", "--eps", "0.1", "--samples", "9", "--out", str(tmp_path / "out")])
+    evaluate.main([*both, "--attacks", "pgd5", "--eps", "0.1", "--samples", "9", "--out", str(tmp_path / "out")])
+    assert rows(run) == before
+    names = [(row["run"], row["name"]) for row in rows(tmp_path / "out")]
+    assert sorted(names) == sorted((model, name) for model in ("main", "random") for name in ("clean", "fgsm", "pgd5"))
+
+
+@pytest.mark.skipif(not available(), reason="needs pyautoattack (the extra evaluation)")
+def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
+    settings = ["--eps", "0.1", "--samples", "2"]
+    evaluate.main([str(run), "--attacks", "pgd20,apgd_ce,apgd_t", *settings])
+    found = {row["name"]: row for row in rows(run) if row["samples"] == 2}
+    both = found["apgd_ce+apgd_t"]
+    assert both["flags"] == ["subset", "headline"] and found["pgd20"]["flags"] == ["subset"]
+    assert both["accuracy"] <= min(found["apgd_ce"]["accuracy"], found["apgd_t"]["accuracy"])
+    assert both["accuracy"] <= found["pgd20"]["accuracy"]
+    assert "headline at linf eps 0.1 is apgd_ce+apgd_t" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attacks", "pgd20,pdg"], "unknown attack 'pdg'"),
+        (["--eps", "2"], r"--eps must be in \[0, 1\]"),
+        (["--eps", "8/0"], "expected a number such as 0.03 or 8/255"),
+        (["--norm", "l2"], "--norm l2 needs --eps"),
+        (["--samples", "0"], "--samples must be at least 1, got 0"),
+        (["--protocols", "attack"], "--protocols must be of attacks"),
+        (["--stage", "adv_finetune"], "expected a checkpoint of adv_finetune, found none"),
+        (["--stage", "pretrain"], "expected a checkpoint with a classifier, found one of the stage pretrain"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(trained, arguments, message):
+    before = rows(trained)
+    with pytest.raises(UserError, match=message) as error:
+        evaluate.main([str(trained), *arguments])
+    assert "\n" not in str(error.value) and rows(trained) == before
+
+
+def test_a_run_that_is_none_a_damaged_checkpoint_and_a_run_in_use(run, tmp_path):
+    with pytest.raises(UserError, match="config.json: expected a file, found none"):
+        evaluate.main([str(tmp_path)])
+    with RunFolder(run).locked(), pytest.raises(UserError, match="in use by another process"):
+        evaluate.main([str(run), "--attacks", "fgsm"])
+    weights = checkpoint.latest(run / "checkpoints") / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated or altered"):
+        evaluate.main([str(run)])
+
+
+def test_weights_that_do_not_fit_are_named(run):
+    path = checkpoint.latest(run / "checkpoints")
+    saved = checkpoint.load(path)
+    weights = {f"module.{key}" if "conv2" in key else key: value for key, value in saved.weights.items()}
+    meta = {key: value for key, value in saved.meta.items() if key not in ("schema", "sha256")}
+    checkpoint.save(run / "checkpoints", meta, weights, {})
+    with pytest.raises(UserError, match=r"Missing key\(s\).*conv2.*Unexpected key\(s\).*module\.encoder\.conv2"):
+        evaluate.main([str(run)])
+
+
+def test_a_measured_accuracy_does_not_depend_on_the_batch_size(run, tmp_path):
+    out = [tmp_path / name for name in ("whole", "parts")]
+    for folder, size in zip(out, ("500", "17"), strict=True):
+        evaluate.main(
+            [
+                str(run),
+                "--attacks",
+                "pgd5",
+                "--eps",
+                "0.1",
+                "--samples",
+                "60",
+                "--batch-size",
+                size,
+                "--out",
+                str(folder),
+            ]
+        )
+    assert [row["accuracy"] for row in rows(out[0])] == [row["accuracy"] for row in rows(out[1])]
+
+
+def test_transfer_shows_every_pair_and_equal_names_are_refused(run, capsys):
+    both = [str(run), str(run / "comparisons" / "random")]
+    evaluate.main([*both, "--protocols", "transfer", "--eps", "0.1", "--samples", "20"])
+    found = {(row["run"], row["attack"]) for row in rows(run) if str(row["attack"]).startswith("transfer")}
+    assert found == {("main", "transfer:main"), ("main", "transfer:random")}
+    assert "targets in rows, sources in columns" in capsys.readouterr().out
+    other = shutil.copytree(run, run.parent / "elsewhere" / "main")
+    with pytest.raises(UserError, match="expected a name of its own, but .* is 'main' too"):
+        evaluate.main([str(run), str(other)])
+
+
+def test_measures_have_a_file_of_their_own_with_formulas(run):
+    both = [str(run), str(run / "comparisons" / "random")]
+    command = [*both, "--protocols", "attacks,metrics", "--attacks", "fgsm", "--eps", "0.1", "--samples", "50"]
+    evaluate.main([*command, "--gap", "random,main"])
+    evaluate.main(command)  # replaces, and drops nothing
+    content = json.loads((run / "measures.json").read_text())
+    values = {(m["model"], m["name"], m["of"]): m["value"] for m in content["measures"]}
+    assert len(values) == len(content["measures"]) == 2 * (6 + 1 + 1)
+    for of in ("features", "embeddings"):
+        assert 0 <= values["trained", "alignment", of] <= 4
+        assert values["trained", "uniformity", of] < 0 < values["trained", "class_distance_ratio", of]
+    of = "fgsm linf eps 0.1"
+    found = {row["name"]: row["accuracy"] for row in rows(run) if row["model"] == "trained" and row["samples"] == 50}
+    assert values["trained", "relative_drop", of] == (found["clean"] - found["fgsm"]) / found["clean"]
+    assert values["trained", "gap_closed", f"{of}, random to main"] == 1
+    assert values["random", "gap_closed", f"{of}, random to main"] == 0
+    assert all(measure["formula"] for measure in content["measures"])
+    with pytest.raises(UserError, match="--gap must name runs that are evaluated, got 'simclr'"):
+        evaluate.main([*command, "--gap", "random,simclr"])
+
+
+def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatch, capsys):
+    monkeypatch.setattr(sanity, "available", lambda: False)  # 5000 queries an image
+    before = rows(run)
+    evaluate.main([str(run), "--attacks", "pgd20", "--eps", "0.1", "--samples", "40"])
+    table = next(row for row in rows(run) if row["name"] == "pgd20")
+    protocols = "sweep_eps,sweep_steps,corruptions"
+    settings = ["--samples", "40", "--severity", "5", "--corruption-types", "fog,contrast", "--sanity"]
+    evaluate.main([str(run), "--protocols", protocols, "--eps", "0.1", *settings])
+    found = rows(run)
+    assert next(row for row in found if row["name"] == "pgd20" and row["eps"] == 0.1) == table
+    assert {row["steps"] for row in found if "sweep" in row["flags"]} == {0, 1, 2, 5, 10, 50, 100}
+    assert [(row["corruption"], row["severity"]) for row in found if row["corruption"]] == [("fog", 5), ("contrast", 5)]
+    assert len(found) == len(before) + 1 + (8 - 1) + 2  # one of the 8 step counts is in the table
+    checks = json.loads((run / "sanity.json").read_text())["sanity"]
+    assert {check["flag"]: check["found"] for check in checks}["loss_does_not_rise"] is False
+    output = capsys.readouterr().out
+    assert "in the style of CIFAR-10-C: no number of a published table" in output
+    assert "main loss_does_not_rise: fine; mean cross-entropy" in output
+
+
+def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, capsys):
+    monkeypatch.setattr(session, "quick_checks", lambda subject: [session.Check("softmax_outputs", True, "sum to 1")])
+    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.2", "--samples", "20"])
+    row = next(row for row in rows(run) if row["eps"] == 0.2)
+    assert row["flags"] == ["subset", "softmax_outputs"]
+    assert "RED FLAG main fgsm at eps 0.2: softmax_outputs" in capsys.readouterr().out
