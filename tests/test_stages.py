@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,25 +10,47 @@ from rich.console import Console
 
 import clead
 from clead import data, train
-from clead.cli import plans
-from clead.config import FinetuneConfig
+from clead.cli import Plan, plans, read_config
+from clead.config import (
+    AdvFinetuneConfig,
+    AttackConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+    KNNConfig,
+    LinearEvalConfig,
+    LogisticRegressionConfig,
+)
 from clead.data import Dataset, load_digits
 from clead.engine import checkpoint, loop
 from clead.engine.progress import Progress
-from clead.errors import run_command
+from clead.errors import UserError
+from clead.models import BatchNormConfig
+from clead.recipes import RECIPES
 
-FEW = ["--evaluation.samples", "30", "--evaluation.attacks", "pgd2", "--evaluation.eps", "0.1"]
-FEW += ["--evaluation.sweep-eps"]
-SHORT = ["--adv-finetune.epochs", "2", "--adv-finetune.batch-size", "100", "--adv-finetune.attack.steps", "1"]
-SHORT += ["--adv-finetune.attack.eps", "0.15", "--checkpoint-every", "1"]
+FEW = EvaluationConfig(attacks=("pgd2",), eps=(0.1,), samples=30)
+ATTACK = AttackConfig(eps=0.15, step_size=0.15, steps=1)
+SHORT = AdvFinetuneConfig(epochs=2, batch_size=100, attack=ATTACK)
+BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv")))
+
+
+def start(method, out, **changes):
+    recipe = RECIPES[f"{method}_digits"]
+    config = replace(recipe.config, epochs=1, train_samples=300, **changes)
+    train.run(Plan(method, recipe.name, config, out, False, False), Progress(Console(quiet=True)))
+
+
+def resume(run, *stages, **changes):
+    method, recipe, config = read_config(run / "config.json")
+    plan = Plan(method, recipe, replace(config, stages=stages or config.stages, **changes), run, True, False)
+    train.run(plan, Progress(Console(quiet=True)))
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A pre-trained encoder with two branches and nothing else."""
     out = tmp_path_factory.mktemp("runs") / "simclr"
-    branches = ["--encoder.bn.branches", "clean", "adv"]
-    command("simclr", "--epochs", "1", "--train-samples", "300", *branches, "--stages", "pretrain", "--out", str(out))
+    start("simclr", out, encoder=BRANCHES, evaluation=FEW, stages=("pretrain",))
     return out
 
 
@@ -37,16 +58,6 @@ def pretrained(tmp_path_factory):
 def run(pretrained, tmp_path):
     """A copy of it to go on with."""
     return shutil.copytree(pretrained, tmp_path / "run")
-
-
-def command(*argv):
-    """The command without its table and figures."""
-    (plan,) = plans(argv)
-    train.run(plan, Progress(Console(quiet=True)))
-
-
-def resume(run, *flags):
-    command("simclr", "--resume", "--out", str(run), *flags)
 
 
 def rows(run):
@@ -71,10 +82,12 @@ def letters(monkeypatch):
 
 
 def test_every_classifier_is_evaluated_under_its_own_name(run, letters):
-    stages = ["--stages", "linear_eval", "adv_finetune", "evaluate", "--linear-eval.epochs", "1"]
-    probes = ["--knn.on", "features", "embeddings", "--logistic-regression.on", "embeddings"]
-    probes += ["--logistic-regression.epochs", "1"]
-    resume(run, *stages, *SHORT, *FEW, "--adv-finetune.data", "letters", *probes)
+    probes = {
+        "knn": KNNConfig(on=("features", "embeddings")),
+        "logistic_regression": LogisticRegressionConfig(on=("embeddings",), epochs=1),
+    }
+    classifiers = {"linear_eval": LinearEvalConfig(epochs=1), "adv_finetune": replace(SHORT, data="letters")}
+    resume(run, "linear_eval", "adv_finetune", "evaluate", **classifiers, **probes)
     seen = [(row["protocol"], row["dataset"], row["name"], row["samples"]) for row in rows(run)]
     assert seen == [
         ("knn_features", "digits", "clean", 30),
@@ -97,19 +110,17 @@ def test_every_classifier_is_evaluated_under_its_own_name(run, letters):
     assert meta["classifier"] == {"protocol": "adv_finetune", "dataset": "letters"}
 
     measured = {row["name"] + row["protocol"]: row["seconds"] for row in rows(run)}
-    resume(run)  # nothing is measured twice, but for the neighbours
+    resume(run, "evaluate")  # nothing is measured twice, but for the neighbours
     again = {row["name"] + row["protocol"]: row["seconds"] for row in rows(run)}
     assert {key for key in again if again[key] != measured[key]} <= {"cleanknn_features", "cleanknn_embeddings"}
 
 
 @pytest.mark.parametrize("stage", ["adv_linear_eval", "full_finetune", "adv_finetune"])
 def test_resuming_a_stage_is_exact_to_the_last_bit(stage, run, tmp_path, monkeypatch):
-    flag = stage.replace("_", "-")
-    settings = ["--stages", stage, f"--{flag}.epochs", "3", f"--{flag}.batch-size", "100", "--checkpoint-every", "1"]
-    settings += [f"--{flag}.augment", "digits", f"--{flag}.select", "best_val", f"--{flag}.val-fraction", "0.2"]
-    settings += [] if stage == "full_finetune" else [f"--{flag}.attack.steps", "1", f"--{flag}.attack.eps", "0.15"]
+    kind = FinetuneConfig(batch_size=100) if stage == "full_finetune" else SHORT
+    settings = replace(kind, epochs=3, augment="digits", select="best_val", val_fraction=0.2)
     broken = shutil.copytree(run, tmp_path / "broken")
-    resume(run, *settings)
+    resume(run, stage, checkpoint_every=1, **{stage: settings})
     step = loop._step
 
     def interrupted(task, batch, *rest):
@@ -119,9 +130,9 @@ def test_resuming_a_stage_is_exact_to_the_last_bit(stage, run, tmp_path, monkeyp
 
     monkeypatch.setattr(loop, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        resume(broken, *settings)
+        resume(broken, stage, checkpoint_every=1, **{stage: settings})
     monkeypatch.undo()
-    resume(broken, "--stages", stage)
+    resume(broken, stage)
     a, b = (checkpoint.load(checkpoint.latest(path / "checkpoints", stage)) for path in (run, broken))
     assert a.weights.keys() == b.weights.keys() and a.meta["selected"] == b.meta["selected"]
     assert all(torch.equal(a.weights[key], b.weights[key]) for key in a.weights)
@@ -129,92 +140,99 @@ def test_resuming_a_stage_is_exact_to_the_last_bit(stage, run, tmp_path, monkeyp
     assert [json.loads(line)["loss"] for line in metrics[0]] == [json.loads(line)["loss"] for line in metrics[1]]
 
 
-def test_a_classifier_not_yet_begun_may_be_asked_for_otherwise(run, capsys):
-    begun = ["--stages", "full_finetune", "--full-finetune.epochs", "1"]
-    resume(run, *begun, "--adv-finetune.beta", "3")
-    saved = json.loads((run / "config.json").read_text())["values"]
-    assert (saved["full_finetune"]["epochs"], saved["adv_finetune"]["beta"]) == (1, 3.0)
-    assert status(["simclr", "--resume", "--out", str(run), "--full-finetune.epochs", "2"]) == 2
-    assert "cannot resume with full_finetune" in one_line(capsys)
+def test_a_classifier_not_yet_begun_may_be_asked_for_otherwise(run):
+    resume(run, "full_finetune", full_finetune=FinetuneConfig(epochs=1), adv_finetune=replace(SHORT, beta=3.0))
+    _, _, config = read_config(run / "config.json")
+    assert (config.full_finetune.epochs, config.adv_finetune.beta) == (1, 3.0)
+    with pytest.raises(UserError, match="cannot resume with full_finetune"):
+        resume(run, full_finetune=FinetuneConfig(epochs=2))
 
 
-def test_without_any_classifier_there_is_nothing_to_attack(run, capsys):
-    assert status(["simclr", "--resume", "--out", str(run), "--stages", "evaluate"]) == 2
-    assert "evaluate needs a classifier; run the stage linear_eval first" in one_line(capsys)
-    resume(run, "--stages", "evaluate", "--knn.on", "features")
+def test_without_any_classifier_there_is_nothing_to_attack(run):
+    with pytest.raises(UserError, match="evaluate needs a classifier; run the stage linear_eval first"):
+        resume(run, "evaluate")
+    resume(run, "evaluate", knn=KNNConfig(on=("features",)))
     assert [row["protocol"] for row in rows(run)] == ["knn_features"]
 
 
 def test_the_branch_of_a_stage_is_the_one_evaluated(tmp_path):
     out = tmp_path / "run"
-    branches = ["--encoder.bn.branches", "clean", "adv", "--encoder.bn.evaluation-branch", "adv"]
-    small = ["--epochs", "1", "--train-samples", "200", "--attack.steps", "1", "--linear-eval.epochs", "1"]
-    stages = ["--linear-eval.branch", "clean", "--full-finetune.epochs", "1", *FEW, "--compare"]
-    stages += ["--stages", "pretrain", "linear_eval", "full_finetune", "evaluate"]
-    command("clead", *branches, *small, *stages, "--out", str(out))
+    bn = BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv")
+    start(
+        "clead",
+        out,
+        encoder=EncoderConfig("digits_cnn", bn),
+        attack=ATTACK,
+        linear_eval=LinearEvalConfig(epochs=1, branch="clean"),
+        full_finetune=FinetuneConfig(epochs=1),
+        evaluation=FEW,
+        compare=(),
+        stages=("pretrain", "linear_eval", "full_finetune", "evaluate"),
+    )
     assert {row["protocol"]: row["bn_branch"] for row in rows(out)} == {"linear_eval": "clean", "full_finetune": "adv"}
     assert clead.load(out, stage="linear_eval").evaluation_branch == "clean"
     assert clead.load(out, stage="full_finetune").evaluation_branch == "adv"
 
 
+@pytest.mark.parametrize("probe", ["features", "embeddings"])
+def test_a_network_that_classifies_itself_has_no_embeddings(probe, tmp_path):
+    config = {"knn": KNNConfig(on=(probe,)), "evaluation": replace(FEW, attacks=())}
+    if probe == "embeddings":
+        with pytest.raises(UserError, match=r"knn\.on must be features, as ce has no projector"):
+            start("ce", tmp_path / "run", **config)
+        assert not (tmp_path / "run").exists()
+    else:
+        start("ce", tmp_path / "run", **config)
+        assert [row["protocol"] for row in rows(tmp_path / "run")] == ["knn_features", "end_to_end"]
+
+
 # bad input
 
 
-def status(argv):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["clead.train", *argv])
-        run_command(train.main)
-    return left.value.code
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 301}, r"adv_finetune\.batch_size must be at most the 300 training samples, got 301"),
+        ({"data": "cifer"}, "unknown data set 'cifer'; the nearest is"),
+        ({"data": "rgb"}, r"adv_finetune\.data must have images with 1 channels like digits, got 3"),
+        ({"data": "unlabelled"}, "adv_finetune needs labels: expected one for every training image of letters/train"),
+        ({"data": "letters", "select": "best_val"}, r"adv_finetune\.val_fraction must hold out an image or more"),
+        ({"val_fraction": 1.0}, r"adv_finetune\.val_fraction must be in \[0, 1\), got 1\.0"),
+        ({"epochs": -1}, r"adv_finetune\.epochs must be at least 0, got -1"),
+        ({"beta": -1.0}, r"adv_finetune\.beta must be at least 0, got -1\.0"),
+        ({"branch": "adv"}, r"adv_finetune\.branch must be clean, which simclr trains, got 'adv'"),
+        ({"augment": "simclr"}, "augmentation 'simclr' changes colours"),
+        ({"augment": "cropp"}, "unknown augmentation 'cropp'"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_run_as_it_was(changes, expected, run, letters, monkeypatch):
+    def changed(train_split):
+        return lambda data_dir=None, *, download=False: replace(seven_letters(), train=train_split)
 
-
-def one_line(capsys):
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+    train_split = seven_letters().train
+    monkeypatch.setitem(
+        data.DATASETS, "rgb", changed(replace(train_split, images=train_split.images.repeat(1, 3, 1, 1)))
+    )
+    unlabelled = replace(train_split, labels=torch.full_like(train_split.labels, -1))
+    monkeypatch.setitem(data.DATASETS, "unlabelled", changed(unlabelled))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UserError, match=expected):
+        resume(run, "adv_finetune", "evaluate", adv_finetune=replace(SHORT, **changes))
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--adv-finetune.batch-size", "301"], "adv_finetune.batch_size must be at most the 300 training samples"),
-        (["--adv-finetune.data", "cifer"], "unknown data set 'cifer'; the nearest is"),
-        (["--adv-finetune.data", "rgb"], "adv_finetune.data must have images with 1 channels like digits, got 3"),
-        (["--adv-finetune.data", "unlabelled"], "adv_finetune needs labels: expected one for every training image"),
-        (
-            ["--adv-finetune.data", "letters", "--adv-finetune.select", "best_val"],
-            "adv_finetune.val_fraction must hold",
-        ),
-        (["--adv-finetune.val-fraction", "1"], "adv_finetune.val_fraction must be in [0, 1), got 1.0"),
-        (["--adv-finetune.epochs", "-1"], "adv_finetune.epochs must be at least 0, got -1"),
-        (["--adv-finetune.beta", "-1"], "adv_finetune.beta must be at least 0, got -1.0"),
-        (["--adv-finetune.branch", "adv"], "adv_finetune.branch must be clean, which simclr trains, got 'adv'"),
-        (["--adv-finetune.augment", "simclr"], "augmentation 'simclr' changes colours"),
-        (["--adv-finetune.augment", "cropp"], "unknown augmentation 'cropp'"),
-        (["--adv-finetune.optimizer.gamma", "0"], "gamma must be above 0"),
-        (["--knn.k", "0"], "knn.k must be above 0, got 0"),
-        (["--knn.on", "logits"], "--knn.on"),
+        (["--knn.k", "0"], r"^knn\.k must be above 0, got 0"),
+        (["--adv-finetune.attack.eps", "8/0"], r"^--adv-finetune\.attack\.eps: expected a number"),
+        (["--adv-finetune.epochs", "-1"], r"^adv_finetune\.epochs must be at least 0, got -1"),
+        (["--adv-finetune.optimizer.gamma", "0"], r"^adv-finetune\.optimizer: gamma must be above 0"),
     ],
 )
-def test_settings_that_do_not_fit_leave_the_run_as_it_was(flags, expected, run, letters, monkeypatch, capsys):
-    def changed(**parts):
-        return lambda data_dir=None, *, download=False: replace(seven_letters(), **parts)
-
-    train_split = seven_letters().train
-    rgb = replace(train_split, images=train_split.images.repeat(1, 3, 1, 1))
-    monkeypatch.setitem(data.DATASETS, "rgb", changed(train=rgb))
-    unlabelled = replace(train_split, labels=torch.full_like(train_split.labels, -1))
-    monkeypatch.setitem(data.DATASETS, "unlabelled", changed(train=unlabelled))
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    stages = ["--stages", "adv_finetune", "evaluate"]
-    assert status(["simclr", "--resume", "--out", str(run), *stages, *flags]) == 2
-    assert expected in one_line(capsys)
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
-def test_embeddings_are_not_measured_where_there_is_no_projector(tmp_path, capsys):
-    assert status(["ce", "--knn.on", "embeddings", "--out", str(tmp_path / "run")]) == 2
-    assert "knn.on must be features, as ce has no projector" in one_line(capsys)
-    assert not (tmp_path / "run").exists()
+def test_a_bad_flag_is_one_sentence(flags, expected):
+    with pytest.raises(UserError, match=expected):
+        plans(["simclr", *flags])
 
 
 @pytest.mark.parametrize(
@@ -226,13 +244,13 @@ def test_embeddings_are_not_measured_where_there_is_no_projector(tmp_path, capsy
         ("batch_norm", 3, "expected the evaluation_branch clean or adv, found None"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(key, value, expected, run, capsys):
+def test_a_checkpoint_of_something_else_is_refused(key, value, expected, run):
     file = checkpoint.latest(run / "checkpoints") / "meta.json"
     meta = json.loads(file.read_text())
     meta["model"][key] = value
     file.write_text(json.dumps(meta))
-    assert status(["simclr", "--resume", "--out", str(run), "--stages", "linear_eval"]) == 2
-    assert expected in one_line(capsys)
+    with pytest.raises(UserError, match=expected):
+        resume(run, "linear_eval")
     assert checkpoint.latest(run / "checkpoints", "linear_eval") is None
 
 
