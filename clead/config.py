@@ -107,9 +107,9 @@ class OptimizerConfig:
     schedule: Literal["cosine", "constant", "step", "cyclic"] = "cosine"
     """Shape after the warm-up; cyclic rises linearly over the first 2/5 of the stage and falls to 0."""
     milestones: tuple[Real, ...] = (0.6, 0.8)
-    """Schedule step: where the rate is multiplied by gamma, as fractions of the stage's epochs."""
-    gamma: Real = 0.1
-    """Schedule step: see milestones."""
+    """Schedule step: where the rate is multiplied by gamma, fractions of the stage's epochs."""
+    gamma: tuple[Real, ...] = (0.1,)
+    """Schedule step: the factors, one for all milestones or one for each in ascending order."""
     final_lr: Real = 0.0
     """Where the cosine ends."""
     warmup_epochs: int = 0
@@ -128,7 +128,9 @@ class OptimizerConfig:
             "fractions in (0, 1)",
             self.milestones,
         )
-        require(self.gamma > 0, "gamma", "above 0", self.gamma)
+        require(all(factor > 0 for factor in self.gamma), "gamma", "above 0", self.gamma)
+        fits = len(self.gamma) in (1, len(self.milestones))
+        require(fits, "gamma", f"1 or {len(self.milestones)} factors, one per milestone", self.gamma)
         require(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr}]", self.final_lr)
         require(0 <= self.warmup_lr <= self.lr, "warmup_lr", f"in [0, lr = {self.lr}]", self.warmup_lr)
         require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)

@@ -93,7 +93,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps_per_epoch: int, epoc
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "step":
-        return config.lr * config.gamma ** bisect_right(sorted(config.milestones), step / max(1, total))
+        factors = config.gamma if len(config.gamma) > 1 else config.gamma * len(config.milestones)
+        return config.lr * math.prod(factors[: bisect_right(sorted(config.milestones), step / max(1, total))])
     progress = (step - warmup) / max(1, total - warmup)
     if config.schedule == "cyclic":
         return config.lr * min(progress / 0.4, (1 - progress) / 0.6)

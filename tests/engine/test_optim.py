@@ -1,9 +1,11 @@
 import math
 
+import pytest
 import torch
 
 from clead.config import OptimizerConfig
 from clead.engine.optim import build_optimizer, learning_rate
+from clead.errors import UserError
 
 
 def test_warm_up_then_cosine_to_zero():
@@ -71,10 +73,15 @@ def test_lars_state_survives_saving():
 
 
 def test_steps_fall_at_fractions_of_the_stage():
-    config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.8, 0.6), gamma=0.1)
+    config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.8, 0.6))
     rate = [learning_rate(config, step, steps_per_epoch=2, epochs=5) for step in range(10)]
     expected = [1.0] * 6 + [0.1] * 2 + [0.01] * 2
     assert all(math.isclose(found, wanted) for found, wanted in zip(rate, expected, strict=True))
+    config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.8, 0.6), gamma=(0.1, 0.5))
+    rate = [learning_rate(config, step, steps_per_epoch=2, epochs=5) for step in range(10)]
+    assert rate == [1.0] * 6 + [0.1] * 2 + [0.05] * 2
+    with pytest.raises(UserError, match="gamma must be 1 or 2 factors"):
+        OptimizerConfig(milestones=(0.6, 0.8), gamma=(0.1, 0.1, 0.1))
 
 
 def test_cyclic_peaks_at_two_fifths_and_ends_at_zero():
