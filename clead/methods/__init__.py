@@ -4,6 +4,8 @@ import difflib
 from typing import Any
 
 from clead.errors import UserError
+from clead.methods.a_acl import AACL
+from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ascl import ASCL
@@ -24,6 +26,8 @@ from clead.methods.trades import TRADES
 from clead.methods.uel import UEL
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "a_acl": AACL,
+    "a_rocl": ARoCL,
     "acl": ACL,
     "adaptive_fnc": AdaptiveFNC,
     "ascl": ASCL,

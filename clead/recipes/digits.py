@@ -15,6 +15,8 @@ from clead.config import (
     OptimizerConfig,
     ProjectorConfig,
 )
+from clead.methods.a_acl import AACL
+from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.ascl import ASCL
@@ -136,5 +138,22 @@ RECIPES = (
             attack=_ATTACK,
         ),
         "ours",
+    ),
+    Recipe(
+        "a_rocl_digits",
+        "a_rocl",
+        ARoCL.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2, attack=_ATTACK),
+        "ours; as rocl_digits, thresholds as a_rocl_cifar10",
+    ),
+    Recipe(
+        "a_acl_digits",
+        "a_acl",
+        AACL.Config(
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=_ATTACK,
+        ),
+        "ours; as acl_digits, thresholds as a_acl_cifar10",
     ),
 )
