@@ -13,6 +13,7 @@ from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.dynacl import DynACL
 from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ce": CrossEntropy,
     "clae": CLAE,
     "clead": CLead,
+    "dynacl": DynACL,
     "fast_at": FastAdversarialTraining,
     "fnc": FNC,
     "ifnd": IFND,

@@ -10,11 +10,13 @@ from clead.config import (
     LinearEvalConfig,
     OptimizerConfig,
     ProjectorConfig,
+    TrainConfig,
 )
 from clead.methods.a_acl import AACL
 from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.clae import CLAE
+from clead.methods.dynacl import DynACL
 from clead.methods.plain import Plain
 from clead.methods.rocl import RoCL
 from clead.methods.uel import UEL
@@ -71,6 +73,12 @@ _FINE_TUNING = LinearEvalConfig(
     optimizer=OptimizerConfig(lr=0.1, weight_decay=2e-4, schedule="step", milestones=(15 / 25, 20 / 25)),
 )
 
+_SLOW_TUNING = LinearEvalConfig(
+    epochs=25,
+    batch_size=512,
+    optimizer=OptimizerConfig(lr=0.01, weight_decay=2e-4, schedule="step", milestones=(10 / 25, 20 / 25)),
+)
+
 
 def _clae(name: str, settings: dict[str, Any], base: str, eps: float, paper: str) -> Recipe:
     config = CLAE.Config(
@@ -102,12 +110,15 @@ def _acl(bn: BatchNormConfig) -> ACL.Config:
     )
 
 
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
 def _augmented(method: Literal["a_rocl", "a_acl"], config: RoCL.Config | ACL.Config, paper: str) -> Recipe:
     """The configuration with adaptive false-negative cancellation."""
     own = {"a_rocl": ARoCL.Config, "a_acl": AACL.Config}[method]
-    settings: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(config)}
     source = f"as {method.removeprefix('a_')}_cifar10; thresholds as the adaptive-FNC paper's, which gives no others"
-    return Recipe(f"{method}_cifar10", method, own(**settings), source, paper)
+    return Recipe(f"{method}_cifar10", method, own(**_settings(config)), source, paper)
 
 
 _ROCL = RoCL.Config(
@@ -160,5 +171,12 @@ RECIPES = (
     _augmented("a_rocl", _ROCL, "adaptive-FNC table 5 (encoder not said): clean 87.9, PGD 45.9 (8/255), 13.2 (16/255)"),
     _augmented(
         "a_acl", _acl(_SEPARATE), "adaptive-FNC table 5 (encoder not said): clean 87.9, PGD 42.5 (8/255), 13.2 (16/255)"
+    ),
+    Recipe(
+        "dynacl_cifar10",
+        "dynacl",
+        DynACL.Config(**_settings(replace(_acl(_SEPARATE), linear_eval=_SLOW_TUNING))),
+        "DynACL's official code (github.com/PKU-ML/DYNACL), without its second stage DynACL++",
+        "the code's released weights by its issue 1: linear evaluation clean 75.39, AutoAttack 45.05",
     ),
 )

@@ -23,6 +23,7 @@ from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.dynacl import DynACL
 from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
@@ -155,5 +156,16 @@ RECIPES = (
             attack=_ATTACK,
         ),
         "ours; as acl_digits, thresholds as a_acl_cifar10",
+    ),
+    Recipe(
+        "dynacl_digits",
+        "dynacl",
+        DynACL.Config(
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=_ATTACK,
+        ),
+        "ours; as acl_digits, stages, weights and momentum as dynacl_cifar10",
     ),
 )
