@@ -25,6 +25,7 @@ from clead.data import Dataset, load_digits
 from clead.engine import checkpoint, loop
 from clead.engine.progress import Progress
 from clead.errors import UserError
+from clead.evaluate.command import main as evaluate
 from clead.models import BatchNormConfig
 from clead.recipes import RECIPES
 
@@ -113,6 +114,13 @@ def test_every_classifier_is_evaluated_under_its_own_name(run, letters):
     resume(run, "evaluate")  # nothing is measured twice, but for the neighbours
     again = {row["name"] + row["protocol"]: row["seconds"] for row in rows(run)}
     assert {key for key in again if again[key] != measured[key]} <= {"cleanknn_features", "cleanknn_embeddings"}
+
+
+def test_a_transferred_classifier_is_evaluated_on_its_own_data(run, letters, tmp_path):
+    resume(run, "adv_finetune", adv_finetune=replace(SHORT, epochs=1, data="letters", data_dir=tmp_path / "elsewhere"))
+    evaluate([str(run), "--attacks", "fgsm", "--eps", "0.1", "--samples", "20", "--out", str(tmp_path / "out")])
+    seen = {(row["protocol"], row["dataset"], row["name"], row["samples"]) for row in rows(tmp_path / "out")}
+    assert seen == {("adv_finetune", "letters", "clean", 20), ("adv_finetune", "letters", "fgsm", 20)}
 
 
 @pytest.mark.parametrize("stage", ["adv_linear_eval", "full_finetune", "adv_finetune"])

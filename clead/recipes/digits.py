@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from clead.config import (
+    AdvFinetuneConfig,
     AttackConfig,
     EncoderConfig,
     EvaluationConfig,
+    FinetuneConfig,
     LinearEvalConfig,
     OptimizerConfig,
     ProjectorConfig,
@@ -39,6 +41,12 @@ from clead.methods.uel import UEL
 from clead.models.batch_norm import BatchNormConfig
 from clead.recipes.base import Recipe
 
+_ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
+_FINETUNE: dict[str, Any] = {
+    "epochs": 20,
+    "augment": "digits",
+    "optimizer": OptimizerConfig(lr=0.1, weight_decay=5e-4, schedule="step"),
+}
 _SHARED: dict[str, Any] = {
     "data": "digits",
     "augment": "digits",
@@ -49,11 +57,13 @@ _SHARED: dict[str, Any] = {
     "encoder": EncoderConfig(name="digits_cnn"),
     "optimizer": OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=3),
     "linear_eval": LinearEvalConfig(epochs=60, optimizer=OptimizerConfig(name="adam", lr=0.03, schedule="cosine")),
+    "adv_linear_eval": AdvFinetuneConfig(**_FINETUNE, attack=_ATTACK),
+    "full_finetune": FinetuneConfig(**_FINETUNE),
+    "adv_finetune": AdvFinetuneConfig(**_FINETUNE, attack=_ATTACK),
     "evaluation": EvaluationConfig(
         attacks=("fgsm", "pgd20", "cw"), eps=(0.1, 0.15), sweep_eps=(0.025, 0.05, 0.075, 0.125, 0.2, 0.25, 0.3)
     ),
 }
-_ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 _TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
 _THREE_BRANCHES = EncoderConfig(
