@@ -115,6 +115,7 @@ def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
         (["--eps", "2"], r"--eps must be in \[0, 1\]"),
         (["--eps", "8/0"], "expected a number such as 0.03 or 8/255"),
         (["--norm", "l2"], "--norm l2 needs --eps"),
+        (["--norm", "l1", "--eps", "1", "--attacks", "rfgsm"], "the attack rfgsm exists in linf, got the norm 'l1'"),
         (["--samples", "0"], "--samples must be at least 1, got 0"),
         (["--protocols", "attack"], "--protocols must be of attacks"),
         (["--stage", "adv_finetune"], "expected a checkpoint of adv_finetune, found none"),
@@ -133,6 +134,11 @@ def test_a_run_that_is_none_a_damaged_checkpoint_and_a_run_in_use(run, tmp_path)
         evaluate.main([str(tmp_path)])
     with RunFolder(run).locked(), pytest.raises(UserError, match="in use by another process"):
         evaluate.main([str(run), "--attacks", "fgsm"])
+    content = (run / "results.json").read_text()
+    (run / "results.json").write_text(content[:-9])
+    with pytest.raises(UserError, match="results.json: expected JSON"):
+        evaluate.main([str(run), "--attacks", "fgsm"])
+    (run / "results.json").write_text(content)
     weights = checkpoint.latest(run / "checkpoints") / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or altered"):
