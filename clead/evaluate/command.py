@@ -110,6 +110,7 @@ def main(argv: list[str]) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(RunFolder(folder).locked())
+            read_results(folder / "results.json")  # a damaged file is an error before the first attack
         for opened in todo:
             try:
                 rows += evaluate(session, opened, console, versions)
