@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from clead import report, train
+from clead.attacks import autoattack
 from clead.attacks.autoattack import available
 from clead.cli import plans
 from clead.engine import checkpoint
@@ -269,3 +270,11 @@ def test_the_headline_admits_that_another_attack_went_lower():
         "r: headline at linf eps 0.1 is autoattack, 50.0%, yet pgd20 went lower: report its 49.0%"
     ]
     assert list(headlines(rows[:1])) == ["r: headline at linf eps 0.1 is autoattack, 50.0%"]
+
+
+def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypatch):
+    before = rows(trained)
+    monkeypatch.setattr(autoattack.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"need the library pyautoattack 0\.2\.0, found none"):
+        evaluate.main([str(trained), "--attacks", "fgsm,square", "--eps", "0.1", "--samples", "9"])
+    assert rows(trained) == before
