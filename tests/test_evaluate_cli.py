@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from clead import report, train
+from clead.attacks import autoattack
 from clead.attacks.autoattack import available
 from clead.cli import plans
 from clead.engine import checkpoint
@@ -17,6 +18,7 @@ from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate import session
+from clead.evaluate.table import headlines
 from clead.protocols import sweeps
 from clead.protocols.catalogue import AttackSpec, find_attack
 
@@ -57,7 +59,7 @@ def test_rows_are_added_by_key_and_none_is_lost(run, capsys):
     assert (pgd["run"], pgd["protocol"], pgd["samples"], pgd["flags"]) == ("main", "linear_eval", 60, ["subset"])
     assert "torch" in pgd["versions"] and pgd["seconds"] > 0
     output = capsys.readouterr().out
-    assert "no headline at linf eps 0.2: that takes autoattack, or apgd_ce and apgd_t" in output
+    assert "main: no headline at linf eps 0.2: that takes autoattack, or apgd_ce and apgd_t" in output
     assert json.loads((run / "run.json").read_text())["state"] == "done"
     with open(run / "results.csv", newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row["accuracy"] for row in after]
@@ -242,3 +244,37 @@ def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, caps
     row = next(row for row in rows(run) if row["eps"] == 0.2)
     assert row["flags"] == ["subset", "softmax_outputs"]
     assert "RED FLAG main fgsm at eps 0.2: softmax_outputs" in capsys.readouterr().out
+
+
+def test_a_model_that_gives_nan_is_named_and_the_rows_of_others_stay(run, tmp_path):
+    broken = run / "comparisons" / "random"
+    path = checkpoint.latest(broken / "checkpoints")
+    saved = checkpoint.load(path)
+    weights = {**saved.weights, "heads.classifier.bias": saved.weights["heads.classifier.bias"] * float("nan")}
+    meta = {key: value for key, value in saved.meta.items() if key not in ("schema", "sha256")}
+    checkpoint.save(broken / "checkpoints", meta, weights, {})
+    command = ["--attacks", "fgsm", "--eps", "0.1", "--samples", "9", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="comparisons/random: the model must give finite logits, got NaN"):
+        evaluate.main([str(run), str(broken), *command])
+    assert [row["name"] for row in rows(tmp_path / "out")] == ["clean", "fgsm"]
+
+
+def test_the_headline_admits_that_another_attack_went_lower():
+    row = {"run": "r", "model": "trained", "norm": "linf", "eps": 0.1, "corruption": None, "flags": []}
+    rows = [
+        {**row, "attack": "autoattack", "name": "autoattack", "accuracy": 0.5, "flags": ["headline"]},
+        {**row, "attack": "pgd", "name": "pgd20", "accuracy": 0.49},
+        {**row, "attack": "transfer:s", "name": "pgd20 from s", "accuracy": 0.1},
+    ]
+    assert list(headlines(rows)) == [
+        "r: headline at linf eps 0.1 is autoattack, 50.0%, yet pgd20 went lower: report its 49.0%"
+    ]
+    assert list(headlines(rows[:1])) == ["r: headline at linf eps 0.1 is autoattack, 50.0%"]
+
+
+def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypatch):
+    before = rows(trained)
+    monkeypatch.setattr(autoattack.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"need the library pyautoattack 0\.2\.0, found none"):
+        evaluate.main([str(trained), "--attacks", "fgsm,square", "--eps", "0.1", "--samples", "9"])
+    assert rows(trained) == before

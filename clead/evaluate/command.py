@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
         for opened in todo:
             try:
                 rows += evaluate(session, opened, console, versions)
-            except NotImplementedError as error:
+            except (NotImplementedError, UserError) as error:
                 raise UserError(f"{opened.subject.name}: {error}") from error
         by_name = {opened.subject.key["run"]: opened for opened in todo}
         for measure in accuracy_measures(rows, arguments.gap):

@@ -99,7 +99,10 @@ def headlines(rows: Iterable[Row]) -> Iterator[str]:
         if best is None:
             yield f"{run}: no headline at {norm} eps {eps:.4g}: that takes autoattack, or apgd_ce and apgd_t"
         else:
-            yield f"{run}: headline at {norm} eps {eps:.4g} is {best['name']}, {best['accuracy']:.1%}"
+            least = min(group, key=lambda row: row["accuracy"])
+            beyond = f", yet {least['name']} went lower: report its {least['accuracy']:.1%}"
+            beyond = beyond if least["accuracy"] < best["accuracy"] else ""
+            yield f"{run}: headline at {norm} eps {eps:.4g} is {best['name']}, {best['accuracy']:.1%}{beyond}"
 
 
 def _strength(row: Row) -> tuple[float, bool]:
