@@ -16,6 +16,7 @@ import tyro
 from safetensors.torch import save
 
 from clead.cli import tyro_cli
+from clead.config import Stage
 from clead.engine.files import write_atomic
 from clead.loading import load
 from clead.models import torchvision_state_dict
@@ -31,6 +32,8 @@ class Export:
     """The file to write."""
     branch: str | None = None
     """Batch-norm branch; default the run's evaluation branch."""
+    stage: Stage = "pretrain"
+    """After which stage; full_finetune and adv_finetune change the encoder."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -40,7 +43,7 @@ def main(argv: list[str]) -> None:
     options: Export = tyro_cli(Export, argv, prog="python -m clead.export", description=Export.__doc__)
     if options.out.exists() and not options.overwrite:
         raise UserError(f"{options.out}: the file exists; pass --overwrite or another --out")
-    encoder = load(options.run).encoder
+    encoder = load(options.run, stage=options.stage).encoder
     branch = options.branch or encoder.evaluation_branch
     tensors = torchvision_state_dict(encoder, branch)
     mean, std = encoder.normalization

@@ -12,6 +12,7 @@ import clead
 from clead import data, train
 from clead.cli import Plan, plans, read_config
 from clead.config import (
+    STAGES,
     AdvFinetuneConfig,
     AttackConfig,
     EncoderConfig,
@@ -180,6 +181,25 @@ def test_the_branch_of_a_stage_is_the_one_evaluated(tmp_path):
     assert {row["protocol"]: row["bn_branch"] for row in rows(out)} == {"linear_eval": "clean", "full_finetune": "adv"}
     assert clead.load(out, stage="linear_eval").evaluation_branch == "clean"
     assert clead.load(out, stage="full_finetune").evaluation_branch == "adv"
+
+
+@pytest.mark.gpu
+def test_every_stage_on_a_gpu(tmp_path, letters):
+    out = tmp_path / "run"
+    start(
+        "simclr",
+        out,
+        device="cuda",
+        linear_eval=LinearEvalConfig(epochs=1),
+        adv_linear_eval=replace(SHORT, loss="ce"),
+        full_finetune=FinetuneConfig(epochs=1, augment="digits", select="best_val"),
+        adv_finetune=replace(SHORT, data="letters", select="best_val", val_fraction=0.2),
+        knn=KNNConfig(on=("features", "embeddings")),
+        logistic_regression=LogisticRegressionConfig(on=("features",), epochs=1),
+        evaluation=FEW,
+        stages=STAGES,
+    )
+    assert len(rows(out)) == 3 + 4 * 2
 
 
 @pytest.mark.parametrize("probe", ["features", "embeddings"])

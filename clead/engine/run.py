@@ -169,7 +169,10 @@ class RunFolder:
             raise OSError(error.errno, error.strerror, self._metrics.name) from error
 
     def rewind_metrics(self, stage: str, step: int) -> None:
-        """Forget what was logged after ``step`` of ``stage``, before training continues from there."""
+        """Forget what was logged after ``step`` of ``stage``, before training continues from there.
+
+        All stages depend on the pre-training, and no other two on one another: they may be done in any order.
+        """
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
@@ -181,14 +184,15 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
-                early = (STAGES.index(entry["stage"]), entry["step"]) <= (STAGES.index(stage), step)
+                of, at = STAGES.index(entry["stage"]), entry["step"]
+                kept_line = at <= step if of == STAGES.index(stage) else stage != "pretrain"
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if number == len(lines):
                     continue  # the line a crash cut short
                 raise UserError(
                     f"{file}: expected an object with stage and step on line {number}, found {line[:40]!r}"
                 ) from error
-            if early:
+            if kept_line:
                 kept.append(line + b"\n")
         write_atomic(file, b"".join(kept))
 

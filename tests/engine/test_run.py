@@ -102,6 +102,23 @@ def test_rewinding_forgets_later_steps_and_the_line_a_crash_cut(tmp_path):
         assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 4]
 
 
+def test_a_classifier_done_later_leaves_the_lines_of_the_others(tmp_path):
+    with create(tmp_path / "run") as folder:
+        for stage in ("pretrain", "adv_finetune", "linear_eval"):
+            folder.log(stage=stage, step=1)
+            folder.log(stage=stage, step=2)
+        folder.rewind_metrics("linear_eval", 1)
+        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        assert [(entry["stage"], entry["step"]) for entry in entries] == [
+            ("pretrain", 1),
+            ("pretrain", 2),
+            ("adv_finetune", 1),
+            ("adv_finetune", 2),
+            ("linear_eval", 1),
+        ]
+
+
 @pytest.mark.parametrize(
     "line", ["[]", "{}", '{"stage": "foo", "step": 1}', '{"stage": "pretrain", "step": "1"}', "\xff"]
 )
