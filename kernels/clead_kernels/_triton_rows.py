@@ -56,7 +56,7 @@ def load_rows(x, index, count, stride, D: tl.constexpr, first, WIDTH: tl.constex
     """Dimensions first ... first + WIDTH: [rows, WIDTH], zero beyond the last row and the last dimension."""
     dims = first + tl.arange(0, WIDTH)
     pointers = x + index.to(tl.int64)[:, None] * stride + dims[None, :]
-    if D % WIDTH == 0:
+    if D > 0 and D % WIDTH == 0:
         return tl.load(pointers, mask=(index < count)[:, None], other=0.0)
     else:
         return tl.load(pointers, mask=(index < count)[:, None] & (dims < D)[None, :], other=0.0)
