@@ -4,6 +4,7 @@ import difflib
 
 from clead.augment.base import Augmentation, Transform
 from clead.augment.color import ColorJitter, RandomBrightness, RandomGrayscale
+from clead.augment.frequency import high_pass
 from clead.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
 from clead.errors import UserError
 
@@ -78,6 +79,7 @@ __all__ = [
     "RandomResizedCrop",
     "Transform",
     "find_augmentation",
+    "high_pass",
 ]
 
 

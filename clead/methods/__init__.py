@@ -8,6 +8,7 @@ from clead.methods.a_acl import AACL
 from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.advcl import AdvCL
 from clead.methods.ascl import ASCL
 from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "a_rocl": ARoCL,
     "acl": ACL,
     "adaptive_fnc": AdaptiveFNC,
+    "advcl": AdvCL,
     "ascl": ASCL,
     "ce": CrossEntropy,
     "clae": CLAE,

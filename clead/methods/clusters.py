@@ -24,13 +24,14 @@ def embed_all(
         return torch.cat([F.normalize(model.embed(images(part), branch=branch)) for part in parts])
 
 
-def kmeans(embeddings: Tensor, clusters: int, rng: Rng) -> tuple[Tensor, Tensor]:
-    """scikit-learn's k-means, from ``clusters`` different random rows as the first centroids.
+def kmeans(embeddings: Tensor, clusters: int, rng: Rng, *, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """scikit-learn's k-means, at first from ``clusters`` different random rows as centroids.
 
     Args:
         embeddings: [N, d], of unit norm: the nearest centroid by distance is then nearly that by cosine.
         clusters: number of centroids, at most N.
         rng: a stream with one sample per row.
+        start: int64 [N], clusters found before: their means are the first centroids, so that they keep their numbers.
 
     Returns:
         labels, int64 [N] in [0, clusters), and centroids [clusters, d], both on the embeddings' device.
@@ -40,8 +41,12 @@ def kmeans(embeddings: Tensor, clusters: int, rng: Rng) -> tuple[Tensor, Tensor]
     from threadpoolctl import threadpool_limits  # which scikit-learn requires
 
     rows = embeddings.double().cpu()
-    first = torch.argsort(rng.uniform(1)[:, 0].cpu(), stable=True)[:clusters]
-    fitted = KMeans(clusters, init=rows[first].numpy(), n_init=1, max_iter=100)
+    first = rows[torch.argsort(rng.uniform(1)[:, 0].cpu(), stable=True)[:clusters]]
+    if start is not None:
+        member = F.one_hot(start.cpu(), clusters).double()
+        counts = member.sum(0)[:, None]
+        first = torch.where(counts > 0, member.mT @ rows / counts.clamp_min(1), first)
+    fitted = KMeans(clusters, init=first.numpy(), n_init=1, max_iter=100)
     with threadpool_limits(1):  # several threads would sum in an order that differs from run to run
         labels = fitted.fit_predict(rows.numpy())
     centroids = torch.from_numpy(fitted.cluster_centers_)

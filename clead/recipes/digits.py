@@ -19,6 +19,7 @@ from clead.methods.a_acl import AACL
 from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
+from clead.methods.advcl import AdvCL
 from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
@@ -55,6 +56,9 @@ _SHARED: dict[str, Any] = {
 _ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 _TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
+_THREE_BRANCHES = EncoderConfig(
+    "digits_cnn", BatchNormConfig(branches=("clean", "adv", "adv_ce"), evaluation_branch="adv")
+)
 _CLAE_BRANCHES = EncoderConfig(
     "digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="clean", momentum=(0.1, 0.01))
 )
@@ -167,5 +171,20 @@ RECIPES = (
             attack=_ATTACK,
         ),
         "ours; as acl_digits, stages, weights and momentum as dynacl_cifar10",
+    ),
+    Recipe(
+        "advcl_digits",
+        "advcl",
+        AdvCL.Config(
+            **{**_SHARED, "encoder": _THREE_BRANCHES},
+            adv_augment="digits",
+            projector=_PROJECTOR,
+            attack=_ATTACK,
+            # A digit's highest frequency is 4 cycles along an axis.
+            radius=2.0,
+            clusters=(2, 10, 50),
+            refresh_epochs=10,
+        ),
+        "ours; temperature and weights as advcl_cifar10",
     ),
 )
