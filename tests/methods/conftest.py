@@ -24,8 +24,12 @@ def small():
         model.double().train()
         images = load_digits().train.batch(torch.arange(size)).double()
         branches = method.config.encoder.bn.branches
-        for _ in range(20):  # statistics that fit the images, or all embeddings point the same way; no two alike
-            for index, branch in enumerate(branches):
+        for index, branch in enumerate(branches):  # no two alike
+            scales = [p for key, p in model.named_parameters() if key.endswith(f".branch.{branch}.weight")]
+            with torch.no_grad():
+                for scale in scales:
+                    scale += 0.2 * index * torch.arange(len(scale)).sin()
+            for _ in range(20):  # statistics that fit the images, or all embeddings point the same way
                 model.features((1 - 0.2 * index) * images, branch=branch)
         model.eval()
         labels = torch.tensor(labels) if labels else torch.arange(size) % 3

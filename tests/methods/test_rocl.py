@@ -2,6 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clead.config import AttackConfig
+
 
 def views_of(method, batch):
     return [method.augment(batch.images, batch.rng("augment", view)) for view in (0, 1)]
@@ -31,6 +33,21 @@ def test_the_attack_moves_away_from_the_other_view(small, nt_xent_loops, check_a
         return sum(nt_xent_loops([*model.embed(x, branch="clean").tolist(), *keys], tau))
 
     check_attack(loss, first, method.adversary(model, first, second, batch), eps=0.15)
+
+
+def test_a_step_of_the_attack_follows_the_gradient_against_constant_keys_of_the_other_view(small):
+    method, model, batch = small("rocl", attack=AttackConfig(eps=0.15, step_size=0.05, steps=1, random_start=False))
+    first, second = views_of(method, batch)
+    x = first.clone().requires_grad_()
+    z, other = (F.normalize(model.embed(images, branch="clean")) for images in (x, second))
+    s = z @ torch.cat([z, other]).detach().T / method.config.temperature
+    itself = torch.cat([torch.eye(6), torch.zeros(6, 6)], 1).bool()
+    loss = s.masked_fill(itself, -torch.inf).logsumexp(1) - s[:, 6:].diagonal()
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    expected = (first + 0.05 * grad.sign()).clamp(0, 1)
+    clear = grad.abs() > 1e-9 * grad.abs().max()
+    found = method.adversary(model, first, second, batch)
+    torch.testing.assert_close(found[clear], expected[clear], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_views", [2, 3])
