@@ -38,10 +38,10 @@ def plans(argv: Sequence[str]) -> list[Plan]:
     named, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
     seen = _first_look(args)
     method, recipe, default = _starting_point(named, seen)
-    _, options = _parse(method, default, args)
+    as_given, options = _parse(method, default, args)
     todo: list[Plan] = []
     for extra, suffix in _variants(options):
-        config, _ = _parse(method, default, [*args, *extra])
+        config = _parse(method, default, [*args, *extra])[0] if extra else as_given
         out = _run_folder(method, config, suffix, options)
         if options.resume and (out / "config.json").is_file():
             saved_method, saved_recipe, saved = read_config(out / "config.json")
@@ -175,8 +175,8 @@ def _sentence(box: str) -> str:
         if part.startswith("Perhaps you meant"):
             nearest = re.findall(r"--[\w.-]+", part)[0]
             message += f"; the nearest is {nearest}"
-    # A flag's name is wanted; a group's is not, our messages name the setting themselves.
-    return re.sub(r"^Error parsing (?:(?=--)|[\w.]*: )", "", message)
+    # A flag's name is wanted, and that of a group inside another; elsewhere our messages name the setting themselves.
+    return re.sub(r"^Error parsing (?:(?=--)|settings\.(?=[\w-]+\.)|[\w.-]*: )", "", message)
 
 
 # config.json

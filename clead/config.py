@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -57,8 +57,10 @@ Integers = Annotated[
 ]
 
 Impl = Literal["auto", "reference", "triton", "native"]
-Stage = Literal["pretrain", "linear_eval", "evaluate"]
-STAGES: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
+Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+CLASSIFIER_STAGES = STAGES[1:-1]
+"""Those that train a classifier, each from the pre-trained encoder."""
 
 
 def require(condition: bool, name: str, expected: str, found: object) -> None:
@@ -105,11 +107,11 @@ class OptimizerConfig:
     trust: Real = 1e-3
     """LARS: length of a step over length of the weights, at learning rate 1."""
     schedule: Literal["cosine", "constant", "step", "cyclic"] = "cosine"
-    """Shape after the warm-up; cyclic rises linearly over the first 2/5 of the stage and falls to 0."""
+    """Shape after the warm-up; step falls at the milestones, cyclic rises from 0 to the middle and falls to 0."""
     milestones: tuple[Real, ...] = (0.6, 0.8)
-    """Schedule step: where the rate is multiplied by gamma, fractions of the stage's epochs."""
+    """Schedule step: where the rate is multiplied by gamma, as fractions of the stage's epochs, ascending."""
     gamma: tuple[Real, ...] = (0.1,)
-    """Schedule step: the factors, one for all milestones or one for each in ascending order."""
+    """Schedule step: one factor for all milestones, or one for each."""
     final_lr: Real = 0.0
     """Where the cosine ends."""
     warmup_epochs: int = 0
@@ -122,15 +124,12 @@ class OptimizerConfig:
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         require(self.trust > 0, "trust", "above 0", self.trust)
-        require(
-            all(0 < milestone < 1 for milestone in self.milestones),
-            "milestones",
-            "fractions in (0, 1)",
-            self.milestones,
-        )
+        ascending = list(self.milestones) == sorted(set(self.milestones))
+        inside = all(0 < milestone < 1 for milestone in self.milestones)
+        require(ascending and inside, "milestones", "ascending fractions in (0, 1)", self.milestones)
+        counts = {1, len(self.milestones)}
+        require(len(self.gamma) in counts, "gamma", f"{' or '.join(map(str, sorted(counts)))} factors", self.gamma)
         require(all(factor > 0 for factor in self.gamma), "gamma", "above 0", self.gamma)
-        fits = len(self.gamma) in (1, len(self.milestones))
-        require(fits, "gamma", f"1 or {len(self.milestones)} factors, one per milestone", self.gamma)
         require(0 <= self.final_lr <= self.lr, "final_lr", f"in [0, lr = {self.lr}]", self.final_lr)
         require(0 <= self.warmup_lr <= self.lr, "warmup_lr", f"in [0, lr = {self.lr}]", self.warmup_lr)
         require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
@@ -166,19 +165,64 @@ class ProjectorConfig:
 
 
 @dataclass(frozen=True)
-class LinearEvalConfig:
+class FinetuneConfig:
+    """A classifier on the pre-trained encoder."""
+
+    epochs: int = 25
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=0.1, weight_decay=2e-4, schedule="step")
+    """Optimiser of the classifier, and of the encoder where that is trained too."""
+    augment: str = "none"
+    """A key of clead.augment.AUGMENTATIONS."""
+    zero_init: bool = True
+    """Start from a classifier of zeros instead of small random numbers."""
+    branch: str | None = None
+    """Batch-norm branch to train and evaluate; None takes encoder.bn.evaluation_branch."""
+    data: str | None = None
+    """Transfer to this data set, a key of clead.data.DATASETS; None stays on that of the pre-training."""
+    data_dir: Path | None = None
+    """Folder of that data set; None takes the run's data_dir."""
+    select: Literal["last", "best_val"] = "last"
+    """Keep the last weights, or those of the epoch that was best on held-out training images."""
+    val_fraction: Real = 0.0
+    """Share of the training split held out; 0 holds out the data set's own validation split, and only for best_val."""
+
+    def check(self, name: str) -> None:
+        """Refuse impossible values; ``name`` is what the configuration calls this stage."""
+        require(self.epochs >= 0, f"{name}.epochs", "at least 0", self.epochs)
+        require(self.batch_size > 0, f"{name}.batch_size", "above 0", self.batch_size)
+        require(0 <= self.val_fraction < 1, f"{name}.val_fraction", "in [0, 1)", self.val_fraction)
+
+
+@dataclass(frozen=True)
+class LinearEvalConfig(FinetuneConfig):
     """A linear classifier on the frozen encoder."""
 
     epochs: int = 100
     """Passes over the training split."""
-    batch_size: int = 128
-    """Images per step."""
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-4, schedule="constant")
     """Optimiser of the classifier."""
+    zero_init: bool = False
+    """Start from a classifier of zeros instead of small random numbers."""
 
-    def __post_init__(self) -> None:
-        require(self.epochs >= 0, "linear_eval.epochs", "at least 0", self.epochs)
-        require(self.batch_size > 0, "linear_eval.batch_size", "above 0", self.batch_size)
+
+@dataclass(frozen=True)
+class AdvFinetuneConfig(FinetuneConfig):
+    """A classifier trained on attacked images."""
+
+    loss: Literal["ce", "trades"] = "trades"
+    """Cross-entropy on PGD images (Madry), or TRADES."""
+    beta: Real = 6.0
+    """Weight of TRADES' divergence."""
+    attack: AttackConfig = AttackConfig()
+    """The inner maximisation."""
+
+    def check(self, name: str) -> None:
+        """Refuse impossible values; ``name`` is what the configuration calls this stage."""
+        super().check(name)
+        require(self.beta >= 0, f"{name}.beta", "at least 0", self.beta)
 
 
 @dataclass(frozen=True)
@@ -209,6 +253,43 @@ class EvaluationConfig:
         table = [(name, eps, False) for name in dict.fromkeys(self.attacks) for eps in self.eps]
         sweep = [("pgd20", eps, True) for eps in dict.fromkeys(self.sweep_eps) if ("pgd20", eps, False) not in table]
         return [*table, *sweep]
+
+
+Encoding = Literal["features", "embeddings"]
+
+
+@dataclass(frozen=True)
+class KNNConfig:
+    """Weighted nearest neighbours among the training images, on frozen encodings."""
+
+    on: tuple[Encoding, ...] = ()
+    """Encodings to measure: features, embeddings or both."""
+    k: int = 200
+    """Number of neighbours; at most as many as there are training images are taken."""
+    temperature: Real = 0.1
+    """A neighbour votes with weight exp(cosine / temperature)."""
+
+    def __post_init__(self) -> None:
+        require(self.k > 0, "knn.k", "above 0", self.k)
+        require(self.temperature > 0, "knn.temperature", "above 0", self.temperature)
+
+
+@dataclass(frozen=True)
+class LogisticRegressionConfig:
+    """Logistic regression on frozen encodings (CLAE's protocol)."""
+
+    on: tuple[Encoding, ...] = ()
+    """Encodings to measure: features, unit-norm embeddings or both."""
+    epochs: int = 1000
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=3e-4, schedule="constant")
+    """Optimiser of the classifier."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "logistic_regression.epochs", "at least 0", self.epochs)
+        require(self.batch_size > 0, "logistic_regression.batch_size", "above 0", self.batch_size)
 
 
 Comparison = Literal["undefended", "random"]
@@ -243,8 +324,17 @@ class TrainConfig:
     encoder: EncoderConfig = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     linear_eval: LinearEvalConfig = LinearEvalConfig()
+    """Of a linear classifier on the frozen encoder."""
+    adv_linear_eval: AdvFinetuneConfig = AdvFinetuneConfig()
+    """Of the same on attacked images."""
+    full_finetune: FinetuneConfig = FinetuneConfig()
+    """Of the encoder together with a classifier."""
+    adv_finetune: AdvFinetuneConfig = AdvFinetuneConfig()
+    """Of the same on attacked images."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    stages: tuple[Stage, ...] = STAGES
+    knn: KNNConfig = KNNConfig()
+    logistic_regression: LogisticRegressionConfig = LogisticRegressionConfig()
+    stages: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
     """Stages to run, in order."""
     compare: tuple[Comparison, ...] = ()
     """Models shown beside the trained one: undefended (ce for the same steps), random (untrained encoder)."""
@@ -259,8 +349,15 @@ class TrainConfig:
         # torch takes any number and dies of it.
         require(0 <= self.threads <= 1024, "threads", "in [0, 1024]", self.threads)
         require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
+        for name in CLASSIFIER_STAGES:
+            self.finetuning(name).check(name)
         order = [STAGES.index(stage) for stage in self.stages]
         require(order == sorted(set(order)) and order != [], "stages", f"a subsequence of {STAGES}", self.stages)
+
+    def finetuning(self, stage: Stage) -> FinetuneConfig:
+        """The settings of one of CLASSIFIER_STAGES."""
+        config: FinetuneConfig = getattr(self, stage)
+        return config
 
 
 @dataclass(frozen=True)

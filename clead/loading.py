@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,31 @@ def load_checkpoint(path: Path) -> Model:
     """
     method_name, _, config = read_config(path.resolve().parent.parent / "config.json")
     saved = checkpoint.load(path)
-    spec = InputSpec.of_checkpoint(saved)
-    model = build_model(find_method(method_name)(config), spec)
-    if "classifier" not in model.heads and any(key.startswith("heads.classifier.") for key in saved.weights):
-        model.heads["classifier"] = LinearHead(model.encoder.feature_dim, spec.num_classes)
+    config = _as_saved(saved, method_name, config)
+    model = build_model(find_method(method_name)(config), InputSpec.of_checkpoint(saved))
+    if "heads.classifier.weight" in saved.weights:  # of a stage after the pre-training, maybe on data of other classes
+        model.heads["classifier"] = LinearHead(model.encoder.feature_dim, len(saved.weights["heads.classifier.weight"]))
     saved.load_weights(model)
     return model.eval()
+
+
+def _as_saved(saved: Checkpoint, method_name: str, config: TrainConfig) -> TrainConfig:
+    """The configuration with the evaluation branch of a checkpoint, which must be one of the same method and encoder.
+
+    A stage after the pre-training may have been done on another branch.
+    """
+    found = saved.meta["model"]
+    expected = {"method": method_name, "encoder": config.encoder.name}
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"{saved.path / 'meta.json'}: expected a checkpoint of the {name} {value!r}, found {found.get(name)!r}"
+            )
+    bn = found.get("batch_norm")
+    branch = bn.get("evaluation_branch") if isinstance(bn, dict) else None
+    if branch not in config.encoder.bn.branches:
+        expected_branch = " or ".join(config.encoder.bn.branches)
+        raise UserError(
+            f"{saved.path / 'meta.json'}: expected the evaluation_branch {expected_branch}, found {branch!r}"
+        )
+    return replace(config, encoder=replace(config.encoder, bn=replace(config.encoder.bn, evaluation_branch=branch)))

@@ -65,7 +65,7 @@ def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress
         {"epochs": 0} if name == "random" else {}
     )
     plan = Plan(method, recipe.name, replace(recipe.config, **changes), folder, resume=True, overwrite=False)
-    run = train.run(plan, progress, splits=splits)
+    run = train.run(plan, progress)
     accuracies = {row["name"]: row["accuracy"] for row in run.results}
     model = load(run.path)
     branch = model.evaluation_branch
@@ -73,6 +73,7 @@ def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress
     return {
         "method": name,
         "seed": seed,
+        "commit": environment()["commit"],
         "clean": accuracies["clean"],
         "pgd20": accuracies["pgd20"],
         "few_labels": few_labels(model, splits, per_class=PER_CLASS, draws=DRAWS, branch=branch, seed=0),

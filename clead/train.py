@@ -10,39 +10,35 @@ from clead.errors import UserError, leave_on_interrupt, run_command
 if __name__ == "__main__":
     leave_on_interrupt()
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save as save_tensors
 
 from clead import data, report
+from clead.augment import find_augmentation
 from clead.cli import Plan, config_values, plans, read_config
-from clead.config import Comparison, TrainConfig
+from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
-from clead.engine.files import write_atomic
-from clead.engine.loop import Fit, Unlabeled, fit
 from clead.engine.progress import Progress
-from clead.engine.results import row_key
 from clead.engine.run import RunFolder
-from clead.loading import InputSpec, build_model, load, model_meta
+from clead.loading import InputSpec, build_model
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
-from clead.protocols import attack_suite, linear_eval, parse_attack
-from clead.protocols.attack_suite import adversarial_examples
+from clead.protocols import parse_attack
 from clead.recipes import find_recipe
+from clead.sources import Sources
+from clead.stages import Session, evaluate, fit_classifier, pretrain
 from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
-_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages", "evaluation", "compare", "checkpoint_every"}
+_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages", "checkpoint_every"}
+# Of these, what was asked for last is kept.
+_MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
@@ -51,168 +47,11 @@ _SHARED_WITH_UNDEFENDED = (
 )
 
 
-@dataclass(frozen=True)
-class Session:
-    """A run in progress: everything its stages need."""
-
-    plan: Plan
-    label: str
-    method: Method[Any]
-    splits: Splits
-    unlabeled: Dataset | None
-    folder: RunFolder
-    progress: Progress
-    device: torch.device
-    model: Model
-
-    @property
-    def config(self) -> TrainConfig:
-        """The run's configuration."""
-        return self.plan.config
-
-    @property
-    def branch(self) -> str:
-        """The batch-norm branch of evaluation."""
-        return self.config.encoder.bn.evaluation_branch
-
-    @property
-    def meta(self) -> dict[str, object]:
-        """What a checkpoint says of the model."""
-        return model_meta(self.plan.method, self.config, InputSpec.of(self.splits))
-
-
-def pretrain(session: Session) -> None:
-    """Train encoder and heads with the method's loss."""
-    config, train, other = session.config, session.splits.train, session.unlabeled
-    task = Fit(
-        stage="pretrain",
-        model=session.model,
-        trained=session.model,
-        loss=lambda batch: session.method.training_loss(session.model, batch),
-        images=train.batch,
-        labels=train.labels,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        meta=session.meta,
-        method=session.method,
-        unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
-        start_epoch=lambda epoch: session.method.start_epoch(session.model, train.batch, len(train), epoch),
-    )
-    fit(task, session.folder, session.progress)
-
-
-def fit_classifier(session: Session) -> None:
-    """The linear evaluation's classifier."""
-    linear_eval(
-        session.model,
-        session.splits.train,
-        session.config.linear_eval,
-        branch=session.branch,
-        seed=session.config.seed,
-        num_classes=session.splits.num_classes,
-        folder=session.folder,
-        progress=session.progress,
-        meta=session.meta,
-    )
-
-
-def evaluate(session: Session) -> None:
-    """Clean accuracy and every attack of the configuration, on the test split."""
-    config, model, folder = session.config, session.model, session.folder
-    if "classifier" not in model.heads:
-        raise UserError(f"{session.folder.path}: evaluate needs a classifier; run the stage linear_eval first")
-    there = {_identity(row) for row in session.folder.results}
-    with _evaluation_display(session) as advance:
-        rows = attack_suite(
-            model,
-            session.splits.test,
-            config.evaluation,
-            branch=session.branch,
-            seed=config.seed,
-            impl=config.impl,
-            key={
-                "run": session.folder.name,
-                "model": session.label,
-                "protocol": "linear_eval" if checkpoint.latest(folder.checkpoints, "linear_eval") else "end_to_end",
-                "dataset": config.data,
-                "split": "test",
-            },
-            done=lambda row: _identity(row) in there,
-            on_batch=advance,
-        )
-        new = False
-        for row in rows:
-            new = True
-            session.folder.add_results([row])
-            at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-            session.progress.note(f"evaluate {session.label:<10} {row['name']}{at}: {row['accuracy']:.1%}")
-    if new:
-        save_examples(session)
-
-
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a row that is there already must agree in to be kept when an evaluation is resumed."""
-    return (*row_key(row), row.get("samples"), "sweep" in (row.get("flags") or ()))
-
-
-@contextmanager
-def _evaluation_display(session: Session) -> Iterator[Callable[[int], None]]:
-    """A function to call after every attacked batch; on a terminal it moves a bar, elsewhere the rows are enough."""
-    if not session.progress.live:
-        yield lambda images: None
-        return
-    config, test = session.config.evaluation, session.splits.test
-    rows = 1 + len(config.cases)
-    batches = math.ceil(min(len(test), config.samples or len(test)) / config.batch_size)
-    with session.progress.stage("evaluate", total_steps=rows * batches, epochs=rows) as display:
-        steps = itertools.count(1)
-
-        def advance(images: int) -> None:
-            step = next(steps)
-            display.update(epoch=math.ceil(step / batches), step=step, loss=None, images=images)
-
-        yield advance
-
-
-def save_examples(session: Session) -> None:
-    """``examples.safetensors``: eight test images, their PGD-20 versions and both predictions, for the image grid."""
-    config, test = session.config, session.splits.test
-    spec, eps = parse_attack("pgd20"), max(config.evaluation.eps, default=0.0)
-    samples = torch.arange(min(8, len(test)), device=session.device)
-    x, labels = test.batch(samples), test.labels[samples]
-    x_adv = adversarial_examples(
-        session.model, x, labels, samples, spec, eps=eps, branch=session.branch, seed=config.seed, impl=config.impl
-    )
-    with torch.no_grad():
-        predictions = [session.model.logits(images, branch=session.branch).argmax(1) for images in (x, x_adv)]
-    names = ("clean", "adversarial", "labels", "clean_prediction", "adversarial_prediction")
-    tensors = {
-        name: value.cpu().contiguous() for name, value in zip(names, (x, x_adv, labels, *predictions), strict=True)
-    }
-    file = session.folder.path / "examples.safetensors"
-    write_atomic(file, save_tensors(tensors, {"attack": spec.name, "eps": repr(eps), "model": session.label}))
-
-
-_STAGES: dict[str, Callable[[Session], None]] = {
-    "pretrain": pretrain,
-    "linear_eval": fit_classifier,
-    "evaluate": evaluate,
-}
-
-
-def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Splits | None = None) -> RunFolder:
+def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sources | None = None) -> RunFolder:
     """Do one run, its comparisons included; returns its folder, closed."""
-    config = plan.config
+    config, sources = plan.config, sources or Sources()
     method = find_method(plan.method)(config)
-    if config.encoder.bn.evaluation_branch not in method.trained_branches:
-        trained = " or ".join(dict.fromkeys(method.trained_branches))
-        raise UserError(
-            f"encoder.bn.evaluation_branch must be {trained}, which {plan.method} trains, "
-            f"got {config.encoder.bn.evaluation_branch!r}"
-        )
+    _check_branches(plan, method)
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -221,34 +60,55 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", splits: Split
         parse_attack(name)
     if config.stages[0] != "pretrain" and checkpoint.latest(plan.out / "checkpoints") is None:
         raise UserError(f"{plan.out}: the stage {config.stages[0]} needs a checkpoint of an earlier one, found none")
-    if splits is None:
-        splits = data.load(config.data, config.data_dir, download=config.download)
-        if config.train_samples is not None:
-            splits = replace(splits, train=splits.train.select(torch.arange(len(splits.train))[: config.train_samples]))
+    splits = sources.source(config)
     _check_data(method, config, splits)
+    for stage in CLASSIFIER_STAGES:
+        if stage in config.stages:
+            sources.of(config, stage)
     unlabeled = _load_unlabeled(method, config, splits)
     model = build_model(method, InputSpec.of(splits))
+    _check_probes(plan, model)
     initialise(model, config.seed)
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
         _write_or_check_config(plan, folder)
-        model, splits_there = model.to(device), splits.to(device)
         unlabeled = unlabeled and unlabeled.to(device)
-        session = Session(plan, label, method, splits_there, unlabeled, folder, progress, device, model)
-        _run_stages(session)
+        session = Session(plan, label, method, sources, splits.to(device), unlabeled, folder, progress, device)
+        _run_stages(session, model)
         for name in config.compare:
-            _compare(session, name, splits)
+            _compare(session, name)
     return folder
+
+
+def _check_branches(plan: Plan, method: Method[Any]) -> None:
+    """Refuse batch-norm branches that no training image ever went through."""
+    asked = {"encoder.bn.evaluation_branch": plan.config.encoder.bn.evaluation_branch}
+    stages = [stage for stage in CLASSIFIER_STAGES if stage in plan.config.stages]
+    asked |= {f"{stage}.branch": plan.config.finetuning(stage).branch or method.trained_branches[0] for stage in stages}
+    for name, branch in asked.items():
+        if branch not in method.trained_branches:
+            trained = " or ".join(dict.fromkeys(method.trained_branches))
+            raise UserError(f"{name} must be {trained}, which {plan.method} trains, got {branch!r}")
 
 
 def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
     """Refuse settings that do not fit the data, before the run folder is made."""
-    for augmentation in method.augmentations:
+    chosen = [find_augmentation(config.finetuning(name).augment) for name in CLASSIFIER_STAGES if name in config.stages]
+    for augmentation in (*method.augmentations, *chosen):
         augmentation.check_channels(splits.in_channels)
     if len(splits.train) < method.min_samples:
         raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
-    for name, size in (("batch_size", config.batch_size), ("linear_eval.batch_size", config.linear_eval.batch_size)):
-        if size > len(splits.train):
-            raise UserError(f"{name} must be at most the {len(splits.train)} training samples, got {size}")
+    if config.batch_size > len(splits.train):
+        raise UserError(f"batch_size must be at most the {len(splits.train)} training samples, got {config.batch_size}")
+    if method.labelled and bool((splits.train.labels < 0).any()):
+        raise UserError(f"data must have a label for every training image with this method, got {config.data!r}")
+
+
+def _check_probes(plan: Plan, model: Model) -> None:
+    """Refuse to measure embeddings that the method does not have."""
+    probes = {"knn.on": plan.config.knn.on, "logistic_regression.on": plan.config.logistic_regression.on}
+    for name, on in probes.items():
+        if "embeddings" in on and "projector" not in model.heads:
+            raise UserError(f"{name} must be features, as {plan.method} has no projector, got embeddings")
 
 
 def _load_unlabeled(method: Method[Any], config: TrainConfig, splits: Splits) -> Dataset | None:
@@ -264,29 +124,20 @@ def _load_unlabeled(method: Method[Any], config: TrainConfig, splits: Splits) ->
     return train
 
 
-def _run_stages(session: Session) -> None:
+def _run_stages(session: Session, model: Model) -> None:
     for stage in session.config.stages:
         if stage in session.folder.stages and stage != "evaluate":  # evaluate itself skips the rows that are there
             continue
-        if stage != "pretrain":
-            _load_weights(session, before=stage)
-        _STAGES[stage](session)
+        if stage == "pretrain":
+            pretrain(session, model.to(session.device))
+        elif stage == "evaluate":
+            evaluate(session)
+        else:
+            fit_classifier(session, stage)
         session.folder.finish_stage(stage)
 
 
-def _load_weights(session: Session, before: str) -> None:
-    """Bring the model to where the stages before ``before`` left it."""
-    stages = ["pretrain", "linear_eval"] if before == "evaluate" else ["pretrain"]
-    found = [stage for stage in stages if checkpoint.latest(session.folder.checkpoints, stage)]
-    if not found:
-        raise UserError(f"{session.folder.path}: the stage {before} needs the stage pretrain first")
-    loaded = load(session.folder.path, stage=found[-1]).to(session.device)
-    session.model.heads = loaded.heads
-    session.model.encoder = loaded.encoder
-    session.model.eval()
-
-
-def _compare(session: Session, name: Comparison, splits: Splits) -> None:
+def _compare(session: Session, name: Comparison) -> None:
     """Train and evaluate a model to compare with, in ``comparisons/<name>``, and copy its rows."""
     config = session.config
     if name == "undefended":
@@ -299,7 +150,8 @@ def _compare(session: Session, name: Comparison, splits: Splits) -> None:
         plan = replace(session.plan, config=replace(config, epochs=0, compare=()))
     out = session.folder.path / "comparisons" / name
     out.parent.mkdir(exist_ok=True)
-    folder = run(replace(plan, out=out, resume=True, overwrite=False), session.progress, label=name, splits=splits)
+    plan = replace(plan, out=out, resume=True, overwrite=False)
+    folder = run(plan, session.progress, label=name, sources=session.sources)
     session.folder.add_results([{**row, "run": session.folder.name} for row in folder.results])
 
 
@@ -328,14 +180,22 @@ def _write_or_check_config(plan: Plan, folder: RunFolder) -> None:
     if folder.config_file.exists():
         _, _, config = read_config(folder.config_file)
         saved = config_values(config)
+        ahead = _still_ahead(folder)
         for key, value in saved.items():
-            if key not in _MAY_CHANGE and value != values[key]:
+            if key not in _MAY_CHANGE | _MEASURED | ahead and value != values[key]:
                 raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
-        # What was trained and where stays as it was; what is measured is what was asked for last.
-        values = saved | {key: values[key] for key in ("evaluation", "compare")}
+        # What was trained and where stays as it was.
+        values = saved | {key: values[key] for key in _MEASURED | ahead}
         if values == saved:
             return
     folder.write_config(plan.method, plan.recipe, values)
+
+
+def _still_ahead(folder: RunFolder) -> set[str]:
+    """The settings of the classifiers that the run has not begun."""
+    stages: set[str] = {stage for stage in CLASSIFIER_STAGES if checkpoint.latest(folder.checkpoints, stage) is None}
+    regressions = [row for row in folder.results if str(row.get("protocol")).startswith("logistic_regression")]
+    return stages - set(folder.stages) | (set() if regressions else {"logistic_regression"})
 
 
 def show(todo: list[Plan], console: Console) -> None:

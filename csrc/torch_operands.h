@@ -43,6 +43,13 @@ void for_pixels(ScalarType dtype, const char* op, Body&& body) {
   }
 }
 
+// Whether the clean images are bytes; otherwise they have the dtype of x_adv.
+inline bool are_bytes(const Tensor& x, ScalarType dtype) {
+  STD_TORCH_CHECK(x.scalar_type() == dtype || x.scalar_type() == ScalarType::Byte,
+                  "all images must have one dtype, only x may be uint8");
+  return x.scalar_type() != dtype;
+}
+
 // A number per element: a tensor of dtype Wide where given, else one scalar for all.
 template <class Wide>
 struct Scalars {

@@ -3,28 +3,33 @@
 import csv
 import json
 import shutil
+from functools import partial
 
 import pytest
 
-from clead import train
+from clead import report, train
 from clead.attacks.autoattack import available
+from clead.cli import plans
 from clead.engine import checkpoint
+from clead.engine.progress import Progress
 from clead.engine.results import KEY
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate import session
+from clead.protocols import sweeps
 from clead.protocols.catalogue import AttackSpec, find_attack
 
-TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--attack.steps", "1"]
+TINY = ["--epochs", "1", "--batch-size", "64", "--linear-eval.epochs", "2"]
 TINY += ["--checkpoint-every", "1", "--evaluation.sweep-eps", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny C-LEAD run on the digits, with an untrained model beside it."""
+    """A tiny SimCLR run on the digits, with an untrained model beside it."""
     out = tmp_path_factory.mktemp("runs") / "main"
-    train.main(["clead", *TINY, "--compare", "random", "--evaluation.samples", "60", "--out", str(out)])
+    (plan,) = plans(["simclr", *TINY, "--compare", "random", "--evaluation.samples", "60", "--out", str(out)])
+    train.run(plan, Progress(report.output_console()))  # without the figures
     return out
 
 
@@ -97,9 +102,9 @@ def test_a_checkpoint_has_a_folder_of_its_own_and_several_models_share_an_out(ru
 
 @pytest.mark.skipif(not available(), reason="needs pyautoattack (the extra evaluation)")
 def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
-    settings = ["--eps", "0.1", "--samples", "6"]
+    settings = ["--eps", "0.1", "--samples", "2"]
     evaluate.main([str(run), "--attacks", "pgd20,apgd_ce,apgd_t", *settings])
-    found = {row["name"]: row for row in rows(run) if row["samples"] == 6}
+    found = {row["name"]: row for row in rows(run) if row["samples"] == 2}
     both = found["apgd_ce+apgd_t"]
     assert both["flags"] == ["subset", "headline"] and found["pgd20"]["flags"] == ["subset"]
     assert both["accuracy"] <= min(found["apgd_ce"]["accuracy"], found["apgd_t"]["accuracy"])
@@ -114,6 +119,7 @@ def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
         (["--eps", "2"], r"--eps must be in \[0, 1\]"),
         (["--eps", "8/0"], "expected a number such as 0.03 or 8/255"),
         (["--norm", "l2"], "--norm l2 needs --eps"),
+        (["--norm", "l1", "--eps", "1", "--attacks", "rfgsm"], "the attack rfgsm exists in linf, got the norm 'l1'"),
         (["--samples", "0"], "--samples must be at least 1, got 0"),
         (["--protocols", "attack"], "--protocols must be of attacks"),
         (["--stage", "adv_finetune"], "expected a checkpoint of adv_finetune, found none"),
@@ -132,6 +138,11 @@ def test_a_run_that_is_none_a_damaged_checkpoint_and_a_run_in_use(run, tmp_path)
         evaluate.main([str(tmp_path)])
     with RunFolder(run).locked(), pytest.raises(UserError, match="in use by another process"):
         evaluate.main([str(run), "--attacks", "fgsm"])
+    content = (run / "results.json").read_text()
+    (run / "results.json").write_text(content[:-9])
+    with pytest.raises(UserError, match="results.json: expected JSON"):
+        evaluate.main([str(run), "--attacks", "fgsm"])
+    (run / "results.json").write_text(content)
     weights = checkpoint.latest(run / "checkpoints") / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or altered"):
@@ -199,3 +210,35 @@ def test_measures_have_a_file_of_their_own_with_formulas(run):
     assert all(measure["formula"] for measure in content["measures"])
     with pytest.raises(UserError, match="--gap must name runs that are evaluated, got 'simclr'"):
         evaluate.main([*command, "--gap", "random,simclr"])
+
+
+def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatch, capsys):
+    # The whole sweep and all checks have tests of their own, and take seconds.
+    monkeypatch.setattr(session, "steps_cases", partial(sweeps.steps_cases, steps=(0, 1, 20)))
+    late = session.Check("no_fall_with_eps", None, "6 images")
+    monkeypatch.setattr(session, "thorough_checks", lambda subject, norm, eps, others: [late])
+    before = rows(run)
+    evaluate.main([str(run), "--attacks", "pgd20", "--eps", "0.1", "--samples", "40"])
+    table = next(row for row in rows(run) if row["name"] == "pgd20")
+    protocols = "sweep_eps,sweep_steps,corruptions"
+    settings = ["--samples", "40", "--severity", "5", "--corruption-types", "fog,contrast", "--sanity"]
+    evaluate.main([str(run), "--protocols", protocols, "--eps", "0.1", *settings])
+    found = rows(run)
+    assert next(row for row in found if row["name"] == "pgd20" and row["eps"] == 0.1) == table
+    assert {row["steps"] for row in found if "sweep" in row["flags"]} == {0, 1}
+    assert [(row["corruption"], row["severity"]) for row in found if row["corruption"]] == [("fog", 5), ("contrast", 5)]
+    assert len(found) == len(before) + 1 + (3 - 1) + 2  # one of the 3 step counts is in the table
+    checks = json.loads((run / "sanity.json").read_text())["sanity"]
+    assert {check["flag"]: check["found"] for check in checks}["zero_gradients"] is False
+    assert checks[-1]["found"] is None and checks[-1]["detail"] == "6 images"
+    output = capsys.readouterr().out
+    assert "in the style of CIFAR-10-C: no number of a published table" in output
+    assert "main no_fall_with_eps: undecided; 6 images" in output
+
+
+def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, capsys):
+    monkeypatch.setattr(session, "quick_checks", lambda subject: [session.Check("softmax_outputs", True, "sum to 1")])
+    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.2", "--samples", "20"])
+    row = next(row for row in rows(run) if row["eps"] == 0.2)
+    assert row["flags"] == ["subset", "softmax_outputs"]
+    assert "RED FLAG main fgsm at eps 0.2: softmax_outputs" in capsys.readouterr().out

@@ -19,12 +19,12 @@ ALLOWED = {
     "config": {"models"},
     "methods": {"losses", "attacks", "models", "augment", "config"},
     "engine": {"methods.base", "config"},
-    "protocols": {"attacks", "models", "data", "engine", "losses", "methods.base", "config"},
-    "recipes": {"methods", "config"},
+    "protocols": {"attacks", "models", "data", "augment", "engine", "losses", "methods.base", "config"},
+    "recipes": {"methods", "config", "models.batch_norm"},  # its BatchNormConfig is part of a configuration
     "figures": set(),
 }
-TOP = {"train", "evaluate", "report", "export", "doctor", "loading", "cli", "__init__"}
-KERNEL_USERS = {"losses", "attacks", "methods", "engine", "rng", *TOP}
+TOP = {"train", "stages", "sources", "evaluate", "study", "report", "export", "doctor", "loading", "cli", "__init__"}
+KERNEL_USERS = {"losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
 
 
 def imports(file: Path):

@@ -21,12 +21,12 @@ class Constraint:
     """Where x_adv may be: within ``eps`` of x in ``norm``, and inside ``bounds``.
 
     Attributes:
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         eps: radius in the units of x; a float, or a tensor broadcastable to x ([B,1,1,1], [1,C,1,1]).
         bounds: the box of valid images; None means no clipping.
     """
 
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Literal["linf", "l2", "l1"] = "linf"
     eps: float | Tensor = 8 / 255
     bounds: tuple[float, float] | None = (0.0, 1.0)
 
@@ -41,6 +41,8 @@ def attack(
     random_start: bool,
     keep: Literal["last", "best"] = "last",
     rng: Rng,
+    momentum: float | None = None,
+    l1_sparsity: float | Tensor = 0.01,
     impl: Impl = "auto",
 ) -> Tensor:
     """Maximise ``objective(x_adv).sum()`` over the constraint around x.
@@ -54,6 +56,8 @@ def attack(
         random_start: start from a uniform point of the ball instead of x.
         keep: return the last iterate, or per sample the iterate of largest loss (the start included).
         rng: stream of the random start, one sample id per row of x.
+        momentum: decay of the gradients' running sum (MI-FGSM); None steps along the gradient itself.
+        l1_sparsity: part of the coordinates that an l1 step moves, a float or a [B] tensor.
         impl: implementation of the perturbation operators.
 
     Returns:
@@ -64,12 +68,15 @@ def attack(
     x_adv = x.clone()
     if random_start:
         random_start_(x_adv, x, seed=rng.key, sample_ids=rng.sample_ids, step=rng.step, **ball)
+    step: dict[str, Any] = ball | {"step_size": step_size, "l1_sparsity": l1_sparsity}
+    if momentum is not None:
+        step |= {"momentum_buffer": torch.zeros_like(x), "momentum": momentum}
     best = _Best(x_adv) if keep == "best" else None
     for _ in range(steps):
         losses, grad = _value_and_grad(objective, x_adv)
         if best is not None:
             best.update(x_adv, losses)
-        pgd_step_(x_adv, grad, x, step_size=step_size, **ball)
+        pgd_step_(x_adv, grad, x, **step)
     if best is None:
         return x_adv
     with torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clead.rng import Rng, stream_key
@@ -39,6 +40,15 @@ class Dataset:
     def select(self, indices: Tensor) -> Dataset:
         """The samples at ``indices`` (int64 [M], on the images' device), in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def resize(self, size: tuple[int, int]) -> Dataset:
+        """The images at another height and width, bilinear with antialiasing, rounded to integers again."""
+        parts = [
+            F.interpolate(part.float(), size, mode="bilinear", antialias=True, align_corners=False).round()
+            for part in self.images.split(1000)
+        ]
+        images = torch.cat(parts).clamp(0, self.max_value).to(torch.uint8)
+        return replace(self, images=images)
 
     def batch(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` (int64 [B], on the images' device) as float32 [B, C, H, W] in [0, 1]."""
@@ -86,6 +96,17 @@ class Splits:
     def to(self, device: torch.device | str) -> Splits:
         """All three parts on ``device``."""
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+    def resize(self, size: tuple[int, int]) -> Splits:
+        """All three parts at another height and width; the statistics stay those of the published images."""
+        return replace(self, train=self.train.resize(size), val=self.val.resize(size), test=self.test.resize(size))
+
+    def hold_out(self, fraction: float) -> Splits:
+        """The same with this share of every training class as the validation split instead of the present one."""
+        held_out = round(fraction * len(self.train))
+        kept, val = stratified_split(self.train.labels.cpu(), (len(self.train) - held_out, held_out))
+        device = self.train.labels.device
+        return replace(self, train=self.train.select(kept.to(device)), val=self.train.select(val.to(device)))
 
 
 def stratified_split(labels: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -64,6 +64,7 @@ class Fit:
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
         unlabeled: images of another data set, for batches to bring along.
         start_epoch: called with the number of every epoch (from 0) before its first step.
+        score: called after every epoch, in eval mode; the result is what had the highest score. None keeps the last.
     """
 
     stage: StageName
@@ -81,6 +82,7 @@ class Fit:
     method: Method[Any] | None = None
     unlabeled: Unlabeled | None = None
     start_epoch: Callable[[int], None] | None = None
+    score: Callable[[], float] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,11 +90,41 @@ class Fit:
         return len(self.labels) // self.batch_size
 
 
+@dataclass
+class Best:
+    """The weights of the epoch with the highest score so far; of equals, the earliest.
+
+    Attributes:
+        epoch: number of epochs trained.
+        score: its score.
+        weights: state dict of the trained part.
+    """
+
+    epoch: int = 0
+    score: float = -math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, task: Fit, epoch: int) -> None:
+        """Look at the weights as they are now."""
+        if task.score is None:
+            return
+        task.model.eval()
+        score = task.score()
+        if score > self.score:
+            self.epoch, self.score = epoch, score
+            self.weights = {name: value.detach().clone() for name, value in task.trained.state_dict().items()}
+
+    def restore(self, task: Fit) -> None:
+        """Put them back."""
+        if self.weights:
+            task.trained.load_state_dict(self.weights)
+
+
 def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
     """Train, from the latest checkpoint of the stage if there is one, to the end; ends with a checkpoint."""
     parameters = [parameter for parameter in task.trained.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, task.optimizer)
-    first_epoch = _restore(task, optimizer, folder)
+    first_epoch, best = _restore(task, optimizer, folder)
     total = task.epochs * task.steps_per_epoch
     folder.rewind_metrics(task.stage, first_epoch * task.steps_per_epoch)
     if first_epoch < task.epochs:
@@ -103,10 +135,12 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
                 if task.start_epoch is not None:
                     task.start_epoch(epoch)
                 _train_epoch(task, epoch, optimizer, folder, display)
+                best.update(task, epoch + 1)
                 if (epoch + 1) % task.checkpoint_every == 0 and epoch + 1 < task.epochs:
-                    _save(task, optimizer, folder, epoch + 1)
+                    _save(task, optimizer, folder, epoch + 1, best)
     if first_epoch < task.epochs or task.epochs == 0:
-        _save(task, optimizer, folder, task.epochs)
+        best.restore(task)
+        _save(task, optimizer, folder, task.epochs, best)
     task.model.eval()
 
 
@@ -148,11 +182,11 @@ def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
         yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
 
 
-def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:
-    """Load the latest checkpoint of the stage; the epoch to continue with."""
+def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> tuple[int, Best]:
+    """Load the latest checkpoint of the stage; the epoch to continue with, and the best until then."""
     path = checkpoint.latest(folder.checkpoints, task.stage)
     if path is None:
-        return 0
+        return 0, Best()
     saved = checkpoint.load(path)
     epoch, step = int(saved.meta["epoch"]), saved.meta["step"]
     if epoch * task.steps_per_epoch != step:
@@ -163,12 +197,16 @@ def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> 
     if task.method is not None:
         state = saved.state.get("method", {})
         task.method.load_state_dict({name: value.to(task.labels.device) for name, value in state.items()})
-    return epoch
+    return epoch, Best(**saved.state.get("best", {}))
 
 
-def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int) -> None:
+def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int, best: Best) -> None:
     meta = {"stage": task.stage, "step": epoch * task.steps_per_epoch, "epoch": epoch, "model": task.meta}
     state: dict[str, Any] = {"optimizer": optimizer.state_dict()}
+    if best.weights:
+        meta["selected"] = {"epoch": best.epoch, "val_accuracy": best.score}
+        if epoch < task.epochs:  # at the end the model itself has these weights
+            state["best"] = vars(best)
     if task.method is not None:
         state["method"] = task.method.state_dict()
     checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), state)

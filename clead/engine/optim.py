@@ -94,8 +94,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps_per_epoch: int, epoc
         return config.lr
     if config.schedule == "step":
         factors = config.gamma if len(config.gamma) > 1 else config.gamma * len(config.milestones)
-        return config.lr * math.prod(factors[: bisect_right(sorted(config.milestones), step / max(1, total))])
+        return config.lr * math.prod(factors[: bisect_right(config.milestones, step / max(1, total))])
     progress = (step - warmup) / max(1, total - warmup)
     if config.schedule == "cyclic":
-        return config.lr * min(progress / 0.4, (1 - progress) / 0.6)
+        return config.lr * (1 - abs(2 * progress - 1))
     return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -6,6 +6,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from clead.config import parse_real
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder, environment
 from clead.errors import UserError
-from clead.evaluate.measures import accuracy_measures, add_measures
+from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened, open_all
-from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks
+from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, sanity_checks
 from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
 
@@ -43,6 +44,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
+    add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
     add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
     add("--corruptions", type=Path, metavar="DIR", help="the official CIFAR-10-C files; default our generator")
     add("--corruption-types", type=words, metavar="T,…", help="only these types, such as fog,snow")
@@ -108,6 +110,7 @@ def main(argv: list[str]) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(RunFolder(folder).locked())
+            read_results(folder / "results.json")  # a damaged file is an error before the first attack
         for opened in todo:
             try:
                 rows += evaluate(session, opened, console, versions)
@@ -129,7 +132,7 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
     replaces it, all others stay.
     """
     if "value" in rows[0]:
-        add_measures(folder, rows)
+        add_entries(folder / "measures.json", rows)
         return
     if (folder / "config.json").is_file():
         RunFolder(folder).add_results(list(rows))
@@ -142,6 +145,7 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
 def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
     """Every row that was asked for of one model, each on disk before the next is measured."""
     rows: list[Row] = []
+    opened = with_suspicions(session, opened, console, versions)
     for protocol in session.arguments.protocols:
         todo = PROTOCOLS[protocol](session, opened)
         while True:
@@ -153,6 +157,23 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
             rows.append(record(opened, row, versions))
             report.emit(console, describe(row))
     return rows
+
+
+def with_suspicions(session: Session, opened: Opened, console: Console, versions: str) -> Opened:
+    """The model with the flags that the checks found it to deserve; ``sanity.json`` gets all checks."""
+    checks = []
+    with console.status("sanity checks") if console.is_terminal else nullcontext():
+        for check in sanity_checks(session, opened):
+            checks.append(check)
+            if check.found or session.arguments.sanity:
+                verdict = {True: "RED FLAG", False: "fine", None: "undecided"}[check.found]
+                report.emit(console, f"{opened.subject.key['run']} {check.flag}: {verdict}; {check.detail}")
+    for index, folder in enumerate(opened.folders):
+        run = opened.subject.key["run"] if index == 0 else folder.name
+        key = {**opened.subject.key, "run": run, "samples": len(opened.subject.samples), "versions": versions}
+        add_entries(folder / "sanity.json", [{**key, "name": check.flag, **asdict(check)} for check in checks])
+    suspicions = tuple(check.flag for check in checks if check.found)
+    return replace(opened, subject=replace(opened.subject, suspicions=suspicions))
 
 
 def record(opened: Opened, row: Row, versions: str) -> Row:

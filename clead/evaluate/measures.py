@@ -1,4 +1,4 @@
-"""``measures.json``: numbers about a model that are no accuracies, each with its formula."""
+"""``measures.json``: numbers about a model that are no accuracies, each with its formula; ``sanity.json`` beside it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ SCHEMA = 1
 KEY = ("run", "model", "protocol", "bn_branch", "dataset", "split", "seed", "name", "of")
 
 
-def add_measures(folder: Path, measures: Sequence[Row]) -> None:
-    """Add to ``folder/measures.json``; a measure with the key of an older one replaces it."""
-    file = folder / "measures.json"
-    found = read_json(file, schema=SCHEMA).get("measures") if file.exists() else []
-    if not isinstance(found, list) or not all(isinstance(measure, dict) for measure in found):
-        raise UserError(f"{file}: expected a list of objects under measures, found {found!r:.60}")
-    merged = {tuple(measure.get(name) for name in KEY): measure for measure in [*found, *measures]}
-    write_json(file, {"schema": SCHEMA, "measures": list(merged.values())})
+def add_entries(file: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Add to a file such as ``measures.json``; an entry with the key of an older one replaces it."""
+    found = read_json(file, schema=SCHEMA).get(file.stem) if file.exists() else []
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise UserError(f"{file}: expected a list of objects under {file.stem}, found {found!r:.60}")
+    merged = {tuple(entry.get(name) for name in KEY): entry for entry in [*found, *entries]}
+    write_json(file, {"schema": SCHEMA, file.stem: list(merged.values())})
 
 
 def make_measure(key: dict[str, Any], name: str, of: str, value: float, samples: int) -> Row:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from clead import data
 from clead.cli import read_config
-from clead.config import TrainConfig
+from clead.config import CLASSIFIER_STAGES, TrainConfig
 from clead.data import Splits
 from clead.engine import checkpoint
 from clead.errors import UserError
@@ -18,6 +18,7 @@ from clead.loading import load_checkpoint
 from clead.methods import find_method
 from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
+from clead.sources import Sources
 
 LABELS = ("undefended", "random")
 
@@ -50,10 +51,10 @@ def open_all(arguments: argparse.Namespace) -> list[Opened]:
         paths.append(path)
         if arguments.comparisons:
             paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
-    cache: dict[tuple[str, Path], Splits] = {}
+    sources = Sources()
     models: dict[str, Opened] = {}
     for path in {path.resolve(): path for path in paths}.values():
-        opened = open_model(path, arguments, cache)
+        opened = open_model(path, arguments, sources)
         name = opened.subject.key["run"]
         if name in models:
             raise UserError(f"{path}: expected a name of its own, but {models[name].subject.name} is {name!r} too")
@@ -61,7 +62,7 @@ def open_all(arguments: argparse.Namespace) -> list[Opened]:
     return list(models.values())
 
 
-def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str, Path], Splits]) -> Opened:
+def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> Opened:
     """The model of a run folder (its last stage, or ``--stage``) or of one checkpoint inside one."""
     single = (path / "meta.json").is_file()
     run = path.resolve().parent.parent if single else path
@@ -76,7 +77,8 @@ def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str,
     if "classifier" not in model.heads:
         raise UserError(f"{found}: expected a checkpoint with a classifier, found one of the stage {stage}")
     labelled = find_method(method).labelled
-    splits = _data(config, arguments, cache).to(device)
+    dataset, splits = _data(config, stage, arguments, sources)
+    splits = splits.to(device)
     compared = run.resolve().parent.name == "comparisons" and run.resolve().name in LABELS
     name = f"{run.resolve().name}/{stage}-{int(step)}" if single else run.resolve().name
     seed = config.seed if arguments.seed is None else arguments.seed
@@ -85,7 +87,7 @@ def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str,
         "model": run.resolve().name if compared else "trained",
         "protocol": "end_to_end" if labelled and stage == "pretrain" else stage,
         "bn_branch": model.evaluation_branch,
-        "dataset": config.data,
+        "dataset": dataset,
         "split": "test",
         "seed": seed,
         "dtype": "float32",
@@ -110,8 +112,14 @@ def open_model(path: Path, arguments: argparse.Namespace, cache: dict[tuple[str,
     return Opened(subject, model, method, config, splits, tuple(folders))
 
 
-def _data(config: TrainConfig, arguments: argparse.Namespace, cache: dict[tuple[str, Path], Splits]) -> Splits:
-    where = arguments.data_dir or config.data_dir
-    if (config.data, where) not in cache:
-        cache[config.data, where] = data.load(config.data, where)
-    return cache[config.data, where]
+def _data(config: TrainConfig, stage: str, arguments: argparse.Namespace, sources: Sources) -> tuple[str, Splits]:
+    """The data set of a stage: its name, and its images as the stage saw them."""
+    config = replace(config, download=False, data_dir=arguments.data_dir or config.data_dir)
+    for name in CLASSIFIER_STAGES:
+        if name == stage:
+            settings = config.finetuning(name)
+            if arguments.data_dir:
+                moved: Any = {name: replace(settings, data_dir=None)}
+                config = replace(config, **moved)
+            return settings.data or config.data, sources.of(config, name)
+    return config.data, sources.source(config)

@@ -9,13 +9,15 @@ from functools import cached_property
 
 from clead.attacks.autoattack import available as autoattack_available
 from clead.config import TrainConfig
-from clead.engine.results import Row
+from clead.engine.results import Row, read_results, row_key
 from clead.evaluate.measures import encoding_measures
 from clead.evaluate.models import Opened
 from clead.protocols.catalogue import AttackSpec, find_attack
 from clead.protocols.corruptions import corruption_rows
 from clead.protocols.robustness import robustness
-from clead.protocols.transfer import Transfer
+from clead.protocols.sanity import Check, quick_checks, thorough_checks
+from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
+from clead.protocols.transfer import Transfer, same_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +60,40 @@ def corruptions(session: Session, opened: Opened) -> Iterator[Row]:
     yield from corruption_rows(opened.subject, arguments.corruption_types, arguments.severity, arguments.corruptions)
 
 
+def sweep_eps(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD-20 at the radii of ``--eps``, by default 1 to 32/255 in linf."""
+    arguments = session.arguments
+    yield from _swept(opened, eps_cases(arguments.norm, arguments.eps or RADII))
+
+
+def sweep_steps(session: Session, opened: Opened) -> Iterator[Row]:
+    """PGD with 0 to 100 steps, at every radius."""
+    for eps in session.radii(opened):
+        yield from _swept(opened, steps_cases(session.arguments.norm, eps))
+
+
+def _swept(opened: Opened, cases: list[tuple[AttackSpec, float]]) -> Iterator[Row]:
+    """The rows of a sweep, except those that are in the table already and would leave it as rows of a sweep."""
+    files = [folder / "results.json" for folder in opened.folders]
+    table = {row_key(row) for file in files for row in read_results(file) if "sweep" not in (row.get("flags") or ())}
+    yield from (row for row in sweep(opened.subject, cases) if row_key(row) not in table)
+
+
+def sanity_checks(session: Session, opened: Opened) -> Iterator[Check]:
+    """A few looks at the model, and with ``--sanity`` the attacks that tell masked gradients, at the largest radius."""
+    yield from quick_checks(opened.subject)
+    if session.arguments.sanity:
+        others = [other.subject for other in session.models if other is not opened]
+        same = [other for other in others if same_images(other, opened.subject)]
+        yield from thorough_checks(opened.subject, session.arguments.norm, max(session.radii(opened)), same)
+
+
 PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
     "attacks": attacks,
     "transfer": transfer,
     "corruptions": corruptions,
+    "sweep_eps": sweep_eps,
+    "sweep_steps": sweep_steps,
     "metrics": lambda session, opened: encoding_measures(opened),
 }
 

@@ -13,15 +13,24 @@ from rich.text import Text
 from clead import report
 from clead.engine.results import Row
 from clead.evaluate.models import Opened
+from clead.protocols.corruptions.evaluation import STYLE
 
-NOT_A_WARNING = {"subset", "sweep", "headline"}
+NOT_A_WARNING = {"subset", "sweep", "headline", STYLE}
 
 
 def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
     """The tables, the headline of every model, and every red flag."""
     methods = {opened.subject.key["run"]: opened.method for opened in todo}
     matrix = [row for row in rows if is_transfer(row)]
-    shown = [{**row, "method": methods[row["run"]]} for row in rows if not is_transfer(row)]
+    damaged = [row for row in rows if row["corruption"]]
+    rest = [row for row in rows if not is_transfer(row) and not row["corruption"]]
+    shown = [{**row, "method": methods[row["run"]]} for row in rest]
+    for run, dataset in dict.fromkeys((row["run"], row["dataset"]) for row in damaged):
+        group = [row for row in damaged if (row["run"], row["dataset"]) == (run, dataset)]
+        own = STYLE in group[0]["flags"]
+        made = f"{dataset}, corrupted by our own generator in the style of CIFAR-10-C: no number of a published table"
+        report.emit(console, f"{run}: accuracy in % on {made if own else dataset}, by severity")
+        console.print(corruption_table(group))
     for norm, eps in dict.fromkeys((row["norm"], row["eps"]) for row in matrix):
         report.emit(console, f"transfer at {norm} eps {eps:.4g}: targets in rows, sources in columns, accuracy in %")
         console.print(transfer_table([row for row in matrix if (row["norm"], row["eps"]) == (norm, eps)]))
@@ -38,7 +47,8 @@ def describe(row: Row) -> str:
     at += f" severity {row['severity']}" if row["severity"] else ""
     flags = "".join(f" [{flag}]" for flag in row["flags"])
     accuracy = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}, {row['samples']} images)"
-    return f"{row['run']} {row['name']}{at}: {accuracy}, {row['seconds']:.1f} s{flags}"
+    distance = f", median distance {row['median_norm']:.4g}" if row.get("median_norm") is not None else ""
+    return f"{row['run']} {row['name']}{at}: {accuracy}{distance}, {row['seconds']:.1f} s{flags}"
 
 
 def is_transfer(row: Row) -> bool:
@@ -49,16 +59,26 @@ def is_transfer(row: Row) -> bool:
 def transfer_table(rows: Sequence[Row]) -> Table:
     """Targets in rows, sources in columns, accuracy in percent."""
     sources = list(dict.fromkeys(row["attack"].removeprefix("transfer:") for row in rows))
-    title = (
-        f"transfer at {rows[0]['norm']} eps {rows[0]['eps']:.4g}: targets in rows, sources in columns, accuracy in %"
-    )
-    table = Table(title=Text(title), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for source in sources:
         table.add_column(Text(source), justify="right", overflow="fold")
     for target in dict.fromkeys(row["run"] for row in rows):
         cells = {row["attack"]: f"{100 * row['accuracy']:.1f}" for row in rows if row["run"] == target}
         table.add_row(Text(target), *(cells[f"transfer:{source}"] for source in sources))
+    return table
+
+
+def corruption_table(rows: Sequence[Row]) -> Table:
+    """Types in rows, severities in columns, accuracy in percent."""
+    severities = sorted({row["severity"] for row in rows})
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("")
+    for severity in severities:
+        table.add_column(str(severity), justify="right")
+    for name in dict.fromkeys(row["corruption"] for row in rows):
+        cells = {row["severity"]: f"{100 * row['accuracy']:.1f}" for row in rows if row["corruption"] == name}
+        table.add_row(name, *(cells[severity] for severity in severities))
     return table
 
 

@@ -16,7 +16,14 @@ FAINT = "#777777"
 METHOD_NAMES = {"clead": "C-LEAD", "ce": "CE", "simclr": "SimCLR", "pgd_at": "PGD-AT"}
 MODEL_NAMES = {"undefended": "ce, no defence", "random": "random encoder"}
 ATTACK_NAMES = {"fgsm": "FGSM", "cw": "CW"}
-STAGE_NAMES = {"pretrain": "pre-training", "linear_eval": "linear evaluation", "evaluate": "evaluation"}
+STAGE_NAMES = {
+    "pretrain": "pre-training",
+    "linear_eval": "linear evaluation",
+    "adv_linear_eval": "adversarial linear evaluation",
+    "full_finetune": "full fine-tuning",
+    "adv_finetune": "adversarial fine-tuning",
+    "evaluate": "evaluation",
+}
 
 
 def model_name(model: str, method: str) -> str:

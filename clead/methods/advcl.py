@@ -1,4 +1,4 @@
-"""AdvCL: adversarial contrastive learning with high-frequency views and cluster pseudo-labels."""
+"""AdvCL: adversarial contrastive learning that keeps its robustness through fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clead.attacks import frozen
 from clead.augment import Augmentation, find_augmentation, high_pass
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.methods.base import Batch
@@ -20,21 +21,25 @@ from clead_kernels import nt_xent
 
 
 class AdvCL(ContrastiveMethod["AdvCL.Config"]):
-    """NT-Xent of two views, a high-frequency and an adversarial one, plus adversarial training on k-means clusters.
+    """NT-Xent over two views, a high-frequency view and an adversarial image, and adversarial training on clusters.
 
     Fan et al., "When does contrastive learning preserve adversarial robustness from pretraining to finetuning?",
-    NeurIPS 2021, arXiv:2111.01124, eq. 5 to 7, with x a weakly augmented image, t and t' strongly augmented ones, x_h
-    the frequencies of x above a radius, and c_k the image's cluster among k:
+    NeurIPS 2021, arXiv:2111.01124. With x a weakly augmented image, t, t' two strongly augmented views of it, x_h its
+    high frequencies and c_k(x) its cluster among k:
 
-        L = temperature / base_temperature max_d L_NT(t, t', x_h, x + d) + 0.2 mean_k max_d' CE(x + d', c_k)
+        L = t/t_0 max_d L_NT(t, t', x_h, x + d) + 0.2 max_d' mean_k CE_k(x + d', c_k(x))
 
-    - The two perturbations are found apart: their terms share no variable. As in the official code batch norm is in
-      train mode during the attack; unlike there, running statistics do not move.
-    - Three branches: ``clean`` for t, t' and x_h (each normalised by its own batch), ``adv`` for x + d, which is
-      evaluated, and ``adv_ce`` for x + d'. Every number of clusters has a linear head on the features.
-    - The official clusters are k-means on features of a SimCLR trained on ImageNet. Here no other data is used: they
-      are k-means on the model's own embeddings of unaugmented images in the branch ``clean``, every ``refresh_epochs``
-      epochs from the first on, each time from the clusters before, so that a head's classes keep their meaning.
+    As the official code has it:
+
+    - The two maxima share no variable, so each has its own attack. Batch norm is in train mode during both, but unlike
+      there the attack moves no running statistics; its random start stays inside the box.
+    - Every stream is normalised by its own batch statistics; t, t' and x_h in the branch ``clean``, x + d in ``adv``
+      (which is evaluated), x + d' in ``adv_ce``.
+    - The factor t/t_0, with t_0 = 0.07 the base temperature of SupCon's code, is 7.1 at t = 0.5.
+
+    Settled here: the official clusters come from a network trained on ImageNet. Ours never leave the data set: k-means
+    on the unit-norm features of the encoder itself, before the first epoch and every ``refresh_epochs`` epochs, from
+    the second time on starting at the means of the clusters so far, so that a cluster keeps its number.
     """
 
     @dataclass(frozen=True)
@@ -42,27 +47,27 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         """AdvCL."""
 
         adv_augment: str = "crop_flip"
-        """Augmentation of the images that are perturbed and filtered, a key of clead.augment.AUGMENTATIONS."""
+        """Augmentation of the image that is perturbed and high-passed, a key of clead.augment.AUGMENTATIONS."""
         attack: AttackConfig = AttackConfig(steps=5)
         """Both inner maximisations."""
-        radius: Real = 8.0
-        """The high-frequency view loses the frequencies below it, in cycles per image."""
         base_temperature: Real = 0.07
         """The contrastive term is multiplied by temperature / base_temperature."""
+        high_pass_radius: Real = 8.0
+        """Frequencies below it, in waves per image, are missing from x_h."""
         ce_weight: Real = 0.2
-        """Weight of the pseudo-label term; 0 leaves it out."""
+        """Weight of the cluster term."""
         clusters: tuple[int, ...] = (2, 10, 50, 100, 500)
-        """Numbers of clusters, one k-means each."""
+        """Numbers of clusters, one k-means and one linear head each."""
         refresh_epochs: int = 50
         """Epochs between two clusterings."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require(self.radius >= 0, "radius", "at least 0", self.radius)
             require(self.base_temperature > 0, "base_temperature", "above 0", self.base_temperature)
+            require(self.high_pass_radius >= 0, "high_pass_radius", "at least 0", self.high_pass_radius)
             require(self.ce_weight >= 0, "ce_weight", "at least 0", self.ce_weight)
-            different = len(set(self.clusters)) == len(self.clusters) > 0 and min(self.clusters) > 0
-            require(different, "clusters", "different numbers above 0", self.clusters)
+            require(self.clusters != () and min(self.clusters) > 1, "clusters", "numbers above 1", self.clusters)
+            require(len(set(self.clusters)) == len(self.clusters), "clusters", "without repetitions", self.clusters)
             require(self.refresh_epochs > 0, "refresh_epochs", "above 0", self.refresh_epochs)
 
     paper = "Fan et al., NeurIPS 2021, arXiv:2111.01124"
@@ -74,87 +79,82 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         self.pseudo_labels = torch.empty(0, 0, dtype=torch.int64)
 
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """The projector, and a classifier for every number of clusters where they have a weight."""
-        clusters = self.config.clusters if self.config.ce_weight else ()
-        return {
-            **super().heads(feature_dim, num_classes),
-            **{f"clusters_{k}": LinearHead(feature_dim, k) for k in clusters},
-        }
+        """The projector, and a linear classifier for every number of clusters."""
+        classifiers = {f"clusters_{k}": LinearHead(feature_dim, k) for k in self.config.clusters}
+        return {**super().heads(feature_dim, num_classes), **classifiers}
 
     def start_epoch(self, model: Model, images: Callable[[Tensor], Tensor], size: int, epoch: int) -> None:
-        """Cluster the training split: ``pseudo_labels`` [numbers of clusters, size]."""
-        if epoch % self.config.refresh_epochs or not self.config.ce_weight:
+        """Cluster the training split: ``pseudo_labels``, int64 [numbers of clusters, size]."""
+        if epoch % self.config.refresh_epochs:
             return
-        embeddings = embed_all(model, images, size, branch=self.clean_branch)
-        rng = Rng.create(self.config.seed, "kmeans", torch.arange(size, device=embeddings.device), step=epoch)
-        before = self.pseudo_labels if len(self.pseudo_labels) else [None] * len(self.config.clusters)
-        self.pseudo_labels = torch.stack(
-            [
-                kmeans(embeddings, k, rng.view(level), start=start)[0]
-                for level, (k, start) in enumerate(zip(self.config.clusters, before, strict=True))
-            ]
-        )
+        features = embed_all(model, images, size, branch=model.evaluation_branch, head=None)
+        rng = Rng.create(self.config.seed, "kmeans", torch.arange(size, device=features.device), step=epoch)
+        previous = self.pseudo_labels if len(self.pseudo_labels) else [None] * len(self.config.clusters)
+        levels = zip(self.config.clusters, previous, strict=True)
+        self.pseudo_labels = torch.stack([kmeans(features, k, rng.view(k), labels)[0] for k, labels in levels])
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 7."""
+        """Both terms, on the worst perturbation of each."""
         config, size = self.config, len(batch.images)
         x = self.adv_augment(batch.images, batch.rng("augment", 2))
-        clean = torch.cat([self.views(batch), high_pass(x, config.radius)])
-        z = model.embed(clean, branch=((self.clean_branch, size),) * 3)
-        z_adv = model.embed(self.contrast_adversary(model, x, z.detach(), batch), branch=self.adv_branch)
-        terms = {"contrast": config.temperature / config.base_temperature * self.contrast(z, z_adv).mean()}
-        if config.ce_weight:
-            x_ce = self.cluster_adversary(model, x, batch)
-            terms["clusters"] = config.ce_weight * self.cluster_loss(model, x_ce, batch).mean()
-        return terms
+        clean = torch.cat([self.views(batch), high_pass(x, config.high_pass_radius)])
+        labels = self.pseudo_labels[:, batch.sample_ids]
+        x_cl = self.contrastive_adversary(model, clean, x, batch)
+        x_ce = self.cluster_adversary(model, labels, x, batch)
 
-    def contrast_adversary(self, model: Model, x: Tensor, z: Tensor, batch: Batch) -> Tensor:
-        """x + d [B, C, H, W], far from the embeddings [3B, d] of the clean views."""
+        z = model.embed(torch.cat([clean, x_cl]), branch=(*self._clean_streams(size), (self.adv_branch, size)))
+        features = model.features(x_ce, branch=self.cluster_branch)
+        scale = config.temperature / config.base_temperature
+        return {
+            "contrast": scale * self.contrast(z).mean(),
+            "ce_adv": config.ce_weight * self.cluster_loss(model, features, labels).mean(),
+        }
+
+    def contrastive_adversary(self, model: Model, clean: Tensor, x: Tensor, batch: Batch) -> Tensor:
+        """x + d [B, C, H, W] that NT-Xent takes for another image than its views ``clean`` [3B, C, H, W]."""
+        with frozen(model, training=True), torch.no_grad():
+            z = model.embed(clean, branch=self._clean_streams(len(x)))
         return self.perturb(
             model,
             lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
-            lambda z_adv: self.contrast(z, z_adv).view(4, -1).sum(0),
+            lambda z_adv: self.contrast(torch.cat([z, z_adv])).view(4, -1).sum(0),
             x,
             self.config.attack,
             batch.rng("attack", 0),
             training=True,
         )
 
-    def cluster_adversary(self, model: Model, x: Tensor, batch: Batch) -> Tensor:
-        """x + d' [B, C, H, W], mistaken for images of other clusters."""
+    def cluster_adversary(self, model: Model, labels: Tensor, x: Tensor, batch: Batch) -> Tensor:
+        """x + d' [B, C, H, W] that the cluster heads take for members of other clusters."""
         return self.perturb(
             model,
-            lambda x_adv: self.cluster_loss(model, x_adv, batch),
-            lambda losses: losses,
+            lambda x_adv: model.features(x_adv, branch=self.cluster_branch),
+            lambda features: self.cluster_loss(model, features, labels),
             x,
             self.config.attack,
             batch.rng("attack", 1),
             training=True,
         )
 
-    def contrast(self, z: Tensor, z_adv: Tensor) -> Tensor:
-        """NT-Xent of every row of the four views, [4B]."""
-        return nt_xent(
-            torch.cat([z, z_adv]),
-            num_views=4,
-            temperature=self.config.temperature,
-            reduction="none",
-            impl=self.config.impl,
-        )
+    def contrast(self, embeddings: Tensor) -> Tensor:
+        """NT-Xent of every row of the four streams, [4B]."""
+        temperature, impl = self.config.temperature, self.config.impl
+        return nt_xent(embeddings, num_views=4, temperature=temperature, reduction="none", impl=impl)
 
-    def cluster_loss(self, model: Model, x: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of every image on its clusters, the mean over their numbers: [B]."""
-        features = model.features(x, branch=self.ce_branch)
-        labels = self.pseudo_labels[:, batch.sample_ids]
+    def cluster_loss(self, model: Model, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy on the clusters [numbers of clusters, B], the mean over their numbers: [B]."""
+        heads = [model.heads[f"clusters_{k}"] for k in self.config.clusters]
         losses = [
-            F.cross_entropy(model.heads[f"clusters_{k}"](features), own, reduction="none")
-            for k, own in zip(self.config.clusters, labels, strict=True)
+            F.cross_entropy(head(features), own, reduction="none") for head, own in zip(heads, labels, strict=True)
         ]
         return torch.stack(losses).mean(0)
 
+    def _clean_streams(self, size: int) -> tuple[tuple[str, int], ...]:
+        return ((self.clean_branch, size),) * 3
+
     @property
-    def ce_branch(self) -> str:
-        """The batch-norm branch of the pseudo-label term: ``adv_ce`` where the encoder has it."""
+    def cluster_branch(self) -> str:
+        """The batch-norm branch of x + d': ``adv_ce`` where the encoder has it, else that of x + d."""
         return "adv_ce" if "adv_ce" in self.config.encoder.bn.branches else self.adv_branch
 
     @property
@@ -165,12 +165,12 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
     @property
     def min_samples(self) -> int:
         """An image for every cluster."""
-        return max(self.config.clusters) if self.config.ce_weight else 1
+        return max(self.config.clusters)
 
     @property
     def trained_branches(self) -> tuple[str, ...]:
-        """That of the clean views and those of the perturbed images."""
-        return (self.clean_branch, self.adv_branch, *((self.ce_branch,) if self.config.ce_weight else ()))
+        """Those of the three kinds of streams."""
+        return (self.clean_branch, self.adv_branch, self.cluster_branch)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The clusters, which a later model cannot find again."""

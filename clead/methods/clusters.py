@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +16,34 @@ from clead.rng import Rng
 
 @torch.no_grad()
 def embed_all(
-    model: Model, images: Callable[[Tensor], Tensor], size: int, *, branch: str, batch_size: int = 500
+    model: Model,
+    images: Callable[[Tensor], Tensor],
+    size: int,
+    *,
+    branch: str,
+    head: str | None = "projector",
+    batch_size: int = 500,
 ) -> Tensor:
-    """Unit-norm embeddings [size, d] of images 0 ... size - 1, not augmented, with batch norm in eval mode."""
+    """Unit-norm embeddings [size, d] of images 0 ... size - 1, not augmented, with batch norm in eval mode.
+
+    Of ``head``, or the encoder's features where it is None.
+    """
     device = next(model.parameters()).device
+    encode = model.features if head is None else partial(model.embed, head=head)
     with frozen(model):
         parts = torch.arange(size, device=device).split(batch_size)
-        return torch.cat([F.normalize(model.embed(images(part), branch=branch)) for part in parts])
+        return torch.cat([F.normalize(encode(images(part), branch=branch)) for part in parts])
 
 
-def kmeans(embeddings: Tensor, clusters: int, rng: Rng, *, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """scikit-learn's k-means, at first from ``clusters`` different random rows as centroids.
+def kmeans(embeddings: Tensor, clusters: int, rng: Rng, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """scikit-learn's k-means, from ``clusters`` different random rows as the first centroids.
 
     Args:
         embeddings: [N, d], of unit norm: the nearest centroid by distance is then nearly that by cosine.
         clusters: number of centroids, at most N.
         rng: a stream with one sample per row.
-        start: int64 [N], clusters found before: their means are the first centroids, so that they keep their numbers.
+        previous: labels of an earlier clustering, int64 [N]: its clusters' means are the first centroids instead (a
+            random row only where one has lost all members), so that clusters keep their numbers.
 
     Returns:
         labels, int64 [N] in [0, clusters), and centroids [clusters, d], both on the embeddings' device.
@@ -41,12 +53,13 @@ def kmeans(embeddings: Tensor, clusters: int, rng: Rng, *, start: Tensor | None 
     from threadpoolctl import threadpool_limits  # which scikit-learn requires
 
     rows = embeddings.double().cpu()
-    first = rows[torch.argsort(rng.uniform(1)[:, 0].cpu(), stable=True)[:clusters]]
-    if start is not None:
-        member = F.one_hot(start.cpu(), clusters).double()
-        counts = member.sum(0)[:, None]
-        first = torch.where(counts > 0, member.mT @ rows / counts.clamp_min(1), first)
-    fitted = KMeans(clusters, init=first.numpy(), n_init=1, max_iter=100)
+    first = torch.argsort(rng.uniform(1)[:, 0].cpu(), stable=True)[:clusters]
+    start = rows[first]
+    if previous is not None:
+        counts = previous.cpu().bincount(minlength=clusters)[:, None]
+        sums = torch.zeros_like(start).index_add_(0, previous.cpu(), rows)
+        start = torch.where(counts > 0, sums / counts, start)
+    fitted = KMeans(clusters, init=start.numpy(), n_init=1, max_iter=100)
     with threadpool_limits(1):  # several threads would sum in an order that differs from run to run
         labels = fitted.fit_predict(rows.numpy())
     centroids = torch.from_numpy(fitted.cluster_centers_)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clead.data import Splits
 from clead.models import Model
-from clead.protocols.linear_eval import encode
+from clead.protocols.encode import encode
 from clead.rng import permutation
 
 

@@ -64,6 +64,7 @@ class Subject:
         seed: of the random starts.
         impl: implementation of the perturbation operators.
         batch_size: images attacked at once.
+        suspicions: what makes all of its numbers doubtful, see ``clead.protocols.sanity``.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Subject:
     seed: int
     impl: Impl = "auto"
     batch_size: int = 500
+    suspicions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels, classes = self.labels, len(self.test.classes)
@@ -92,8 +94,8 @@ class Subject:
 
     @property
     def flags(self) -> list[str]:
-        """What every row of this subject must say: ``subset`` unless the whole split is looked at."""
-        return ["subset"] if len(self.samples) < len(self.test) else []
+        """What every row must say: ``subset`` unless the whole split is looked at, and the suspicions."""
+        return [*(["subset"] if len(self.samples) < len(self.test) else []), *self.suspicions]
 
     def correct(self, images: Tensor) -> Tensor:
         """bool [N]: which of ``images`` [N, C, H, W] the model puts into their class."""

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from clead.config import (
+    AdvFinetuneConfig,
     AttackConfig,
     EncoderConfig,
     EvaluationConfig,
+    FinetuneConfig,
     LinearEvalConfig,
     OptimizerConfig,
     ProjectorConfig,
@@ -36,9 +38,15 @@ from clead.methods.simclr import SimCLR
 from clead.methods.sup_con import SupCon
 from clead.methods.trades import TRADES
 from clead.methods.uel import UEL
-from clead.models import BatchNormConfig
+from clead.models.batch_norm import BatchNormConfig
 from clead.recipes.base import Recipe
 
+_ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
+_FINETUNE: dict[str, Any] = {
+    "epochs": 20,
+    "augment": "digits",
+    "optimizer": OptimizerConfig(lr=0.1, weight_decay=5e-4, schedule="step"),
+}
 _SHARED: dict[str, Any] = {
     "data": "digits",
     "augment": "digits",
@@ -49,11 +57,13 @@ _SHARED: dict[str, Any] = {
     "encoder": EncoderConfig(name="digits_cnn"),
     "optimizer": OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=3),
     "linear_eval": LinearEvalConfig(epochs=60, optimizer=OptimizerConfig(name="adam", lr=0.03, schedule="cosine")),
+    "adv_linear_eval": AdvFinetuneConfig(**_FINETUNE, attack=_ATTACK),
+    "full_finetune": FinetuneConfig(**_FINETUNE),
+    "adv_finetune": AdvFinetuneConfig(**_FINETUNE, attack=_ATTACK),
     "evaluation": EvaluationConfig(
         attacks=("fgsm", "pgd20", "cw"), eps=(0.1, 0.15), sweep_eps=(0.025, 0.05, 0.075, 0.125, 0.2, 0.25, 0.3)
     ),
 }
-_ATTACK = AttackConfig(eps=0.15, step_size=0.075, steps=5)
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
 _TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
 _THREE_BRANCHES = EncoderConfig(
@@ -145,6 +155,23 @@ RECIPES = (
         "ours",
     ),
     Recipe(
+        "advcl_digits",
+        "advcl",
+        AdvCL.Config(
+            **{**_SHARED, "encoder": _THREE_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            # That of the CIFAR recipe would multiply the loss, and with it this learning rate, by 2.9.
+            base_temperature=0.2,
+            attack=_ATTACK,
+            adv_augment="digits",
+            high_pass_radius=2.0,
+            clusters=(2, 10, 50),
+            refresh_epochs=20,
+        ),
+        "ours; a quarter of the radius of the high-frequency view, for images of a quarter of the size",
+    ),
+    Recipe(
         "a_rocl_digits",
         "a_rocl",
         ARoCL.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2, attack=_ATTACK),
@@ -171,20 +198,5 @@ RECIPES = (
             attack=_ATTACK,
         ),
         "ours; as acl_digits, stages, weights and momentum as dynacl_cifar10",
-    ),
-    Recipe(
-        "advcl_digits",
-        "advcl",
-        AdvCL.Config(
-            **{**_SHARED, "encoder": _THREE_BRANCHES},
-            adv_augment="digits",
-            projector=_PROJECTOR,
-            attack=_ATTACK,
-            # A digit's highest frequency is 4 cycles along an axis.
-            radius=2.0,
-            clusters=(2, 10, 50),
-            refresh_epochs=10,
-        ),
-        "ours; temperature and weights as advcl_cifar10",
     ),
 )

@@ -39,9 +39,18 @@ def _settings(temperature: float, linear_lr: float) -> dict[str, Any]:
         "temperature": temperature,
         "encoder": EncoderConfig(name="resnet50"),
         "projector": ProjectorConfig(hidden_dim=2048, dim=128),
-        "optimizer": OptimizerConfig(lr=0.5 * factor, weight_decay=1e-4 / factor, warmup_epochs=10),
+        "optimizer": OptimizerConfig(
+            lr=0.5 * factor,
+            weight_decay=1e-4 / factor,
+            final_lr=0.5e-3 * factor,
+            warmup_epochs=10,
+            warmup_lr=0.01 * factor,
+        ),
         "linear_eval": LinearEvalConfig(
-            epochs=100, batch_size=512, optimizer=OptimizerConfig(lr=linear_lr, schedule="cosine")
+            epochs=100,
+            batch_size=512,
+            augment="rrc_flip",
+            optimizer=OptimizerConfig(lr=linear_lr, schedule="step", milestones=(0.6, 0.75, 0.9), gamma=(0.2,)),
         ),
         "evaluation": EvaluationConfig(attacks=("fgsm", "pgd20"), eps=(1 / 255, 2 / 255, 8 / 255, 16 / 255)),
     }

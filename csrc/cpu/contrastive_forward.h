@@ -88,12 +88,12 @@ double log_positives(const Call<T>& call, int64_t i, double mean) {
   return std::log(sum) + (max - mean) / call.args.temperature;
 }
 
-// What of all pairs a row's exponentials are to be multiplied with, for p_ij; sets the row's shift.
+// The factor that makes p_ij of the exponentials of row i; sets the row's shift.
 template <class T>
 double prepare_share(Call<T>& call, int64_t i, double n, double p, double mean) {
   const double mass = 1 / (1 + std::exp(p - n)), log_negatives = (n + mean / call.args.temperature) * kLog2e;
   call.a.shift[i] = 0;
-  if (mass == 0) return 0;
+  if (n == kNone) return 0;
   call.a.shift[i] = shift_for(call, log_negatives);
   return mass * std::exp2(static_cast<double>(call.a.shift[i]) - log_negatives);
 }

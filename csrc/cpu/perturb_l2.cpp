@@ -2,7 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "clead/rows.h"
+#include "clean_rows.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -18,7 +18,8 @@ void launch(const Tensor& x_adv, const Tensor* grad, const Tensor& x, const PerS
     return Rows<const T>(static_cast<const T*>(t.const_data_ptr()), sizes, strides_against(t, sizes, name));
   };
   const Rows<T> images(static_cast<T*>(x_adv.mutable_data_ptr()), sizes, strides_against(x_adv, sizes, "x_adv"));
-  const Rows<const T> ascent = grad == nullptr ? rows(x, "x") : rows(*grad, "grad"), centres = rows(x, "x");
+  const Rows<const T> ascent = grad == nullptr ? rows(x_adv, "x_adv") : rows(*grad, "grad");
+  const CleanRows<T> centres(x, sizes);
   const int64_t size = images.size();
   isa();  // may throw, which must not happen on a worker thread
   torch::stable::parallel_for(0, sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
@@ -42,8 +43,8 @@ void step(const char* op, const Tensor& x_adv, const Tensor* grad, const Tensor&
           const std::optional<Tensor>& eps_tensor, const std::optional<Tensor>& step_tensor, double low, double high,
           bool targeted) {
   const auto dtype = x_adv.scalar_type();
-  STD_TORCH_CHECK((grad == nullptr || grad->scalar_type() == dtype) && x.scalar_type() == dtype,
-                  "all images must have one dtype");
+  STD_TORCH_CHECK(grad == nullptr || grad->scalar_type() == dtype, "x_adv and grad must have one dtype");
+  are_bytes(x, dtype);
   if (x_adv.numel() == 0) return;
   const PerSample radius(eps_tensor, eps, x_adv, "eps"), length(step_tensor, step_size, x_adv, "step_size");
   for_pixels(dtype, op, [&]<class T>() { launch<T>(x_adv, grad, x, radius, length, low, high, targeted); });

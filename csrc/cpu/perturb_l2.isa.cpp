@@ -1,50 +1,15 @@
 #include "clead/perturb_l2.h"
 
+#include "clead/ordered_sum.h"
 #include "clead/pieces.h"
 #include "clead/vector.h"
 
 namespace clead::CLEAD_ISA {
 namespace {
 
-// The sum of kPiece terms, folded by halves: term(i) gives those from i on, kLanes of them.
-template <int kStride, class Term>
-inline F64 folded(const Term& term, int i) {
-  if constexpr (kStride == kPiece)
-    return term(i);
-  else
-    return folded<2 * kStride>(term, i) + folded<2 * kStride>(term, i + kStride);
-}
-
-inline double fold_lanes(F64 lanes) {
-  double v[kLanes];
-  store(v, lanes);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  return v[0];
-}
-
-template <class Term>
-inline double fold(const Term& term) {
-  return fold_lanes(folded<kLanes>(term, 0));
-}
-
-// The sum of the pieces' sums, count ≥ 1 of them from first on.
-template <class Piece>
-double sum(const Piece& piece, int64_t first, int64_t count) {
-  if (count == 1) return piece(first);
-  int64_t span = 1;
-  while (count > span * kPiece) span *= kPiece;
-  alignas(64) double part[kPiece] = {};
-  for (int64_t n = 0, at = 0; at < count; ++n, at += span)
-    part[n] = sum(piece, first + at, count - at < span ? count - at : span);
-  return fold([&](int i) { return load<F64>(part + i); });
-}
-
 // What a row does before it is projected. A power of two keeps the squares of a gradient from over- and underflowing;
 // outside of float64 they are safe without, and then it changes no bit.
 enum class Move { none, step, scaled_step };
-
-constexpr double kHuge = 0x1.fffffffffffffp1023;
 
 double largest(const double* grad, int64_t size) {
   F64 lanes{};
@@ -76,7 +41,7 @@ void run(const L2Row<T>& r, double power = 1.0) {
   };
   double factor = 0.0;
   if constexpr (kMove != Move::none) {
-    const double squares = sum(
+    const double squares = ordered_sum(
         [&](int64_t k) {
           const Piece<T> grad(r.grad, k, r.size);
           return fold([&](int i) {
@@ -95,7 +60,7 @@ void run(const L2Row<T>& r, double power = 1.0) {
   };
   const T* const ascent = kMove != Move::none ? r.grad : r.x;
   const bool ahead = r.size * sizeof(T) <= kAhead;
-  const double norm = sqrt(sum(
+  const double norm = sqrt(ordered_sum(
       [&](int64_t k) {
         if (ahead) fetch(ascent + r.size + k * kPiece);
         const Piece<T> x_adv(r.x_adv, k, r.size), grad(ascent, k, r.size), x(r.x, k, r.size);

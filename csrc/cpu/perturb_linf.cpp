@@ -3,18 +3,36 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "clead/strided.h"
-#include "torch_operands.h"
+#include "clean_rows.h"
 
 namespace clead {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements a thread is worth waking for
+constexpr int64_t kPixels = 1024;  // made from bytes at a time
+
+// A run whose clean images are bytes, a piece at a time.
+template <class T, class Wide>
+void from_bytes(LinfRun<T, Wide> r, const uint8_t* bytes, const T* pixels) {
+  T centres[kPixels];
+  const int64_t stride = r.x_stride, size = r.size;
+  r.x = centres, r.x_stride = 1;
+  if (r.grad == nullptr) r.grad = centres, r.grad_stride = 0;  // a step of length 0
+  for (int64_t done = 0; done < size; done += kPixels) {
+    r.size = std::min(size - done, kPixels);
+    for (int64_t i = 0; i < r.size; ++i) centres[i] = pixels[bytes[(done + i) * stride]];
+    CLEAD_ISA_CALL(pgd_step_linf(r));
+    r.x_adv += kPixels * r.x_adv_stride, r.grad += kPixels * r.grad_stride;
+    r.eps += kPixels * r.eps_stride, r.step += kPixels * r.step_stride;
+  }
+}
 
 template <class T, class Wide>
-void launch(const Tensor& x_adv, const Tensor& grad, const Tensor& x, const Scalars<Wide>& eps,
+void launch(const Tensor& x_adv, const Tensor* grad, const Tensor& x, const Scalars<Wide>& eps,
             const Scalars<Wide>& step, double low, double high, bool targeted) {
   const auto sizes = sizes_of(x_adv);
-  const Strided<5> shape(sizes, {strides_against(x_adv, sizes, "x_adv"), strides_against(grad, sizes, "grad"),
+  const Strided<5> shape(sizes, {strides_against(x_adv, sizes, "x_adv"),
+                                 strides_against(grad != nullptr ? *grad : x, sizes, "grad"),
                                  strides_against(x, sizes, "x"), eps.strides, step.strides});
   LinfRun<T, Wide> run{};
   const auto& inner = shape.inner();
@@ -23,25 +41,29 @@ void launch(const Tensor& x_adv, const Tensor& grad, const Tensor& x, const Scal
   run.sign = targeted ? Wide(-1) : Wide(1);
   run.low = static_cast<Wide>(low), run.high = static_cast<Wide>(high);
   T* const out = static_cast<T*>(x_adv.mutable_data_ptr());
-  const T* const ascent = static_cast<const T*>(grad.const_data_ptr());
-  const T* const centre = static_cast<const T*>(x.const_data_ptr());
+  const T* const ascent = grad != nullptr ? static_cast<const T*>(grad->const_data_ptr()) : nullptr;
+  const T* const bytes_as = x.scalar_type() == ScalarType::Byte ? byte_pixels<T>() : nullptr;
   isa();  // may throw, which must not happen on a worker thread
   torch::stable::parallel_for(0, shape.numel(), kGrain, [&](int64_t begin, int64_t end) {
     shape.walk(begin, end, [&](const Strided<5>::Offsets& at, int64_t size) {
       LinfRun<T, Wide> r = run;
-      r.x_adv = out + at[0], r.grad = ascent + at[1], r.x = centre + at[2];
+      r.x_adv = out + at[0], r.grad = ascent != nullptr ? ascent + at[1] : nullptr;
       r.eps = eps.data() + at[3], r.step = step.data() + at[4];
       r.size = size;
+      if (bytes_as != nullptr) return from_bytes(r, static_cast<const uint8_t*>(x.const_data_ptr()) + at[2], bytes_as);
+      r.x = static_cast<const T*>(x.const_data_ptr()) + at[2];
+      if (r.grad == nullptr) r.grad = r.x;
       CLEAD_ISA_CALL(pgd_step_linf(r));
     });
   });
 }
 
-void step(const char* op, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps, double step_size,
+void step(const char* op, const Tensor& x_adv, const Tensor* grad, const Tensor& x, double eps, double step_size,
           const std::optional<Tensor>& eps_tensor, const std::optional<Tensor>& step_tensor, double low, double high,
           bool targeted) {
   const auto dtype = x_adv.scalar_type();
-  STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "all images must have one dtype");
+  STD_TORCH_CHECK(grad == nullptr || grad->scalar_type() == dtype, "x_adv and grad must have one dtype");
+  are_bytes(x, dtype);
   if (x_adv.numel() == 0) return;
   const auto sizes = sizes_of(x_adv);
   for_pixels(dtype, op, [&]<class T>() {
@@ -52,12 +74,12 @@ void step(const char* op, const Tensor& x_adv, const Tensor& grad, const Tensor&
 
 void pgd_step_linf_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_size, std::optional<Tensor> eps_tensor,
                     std::optional<Tensor> step_tensor, double low, double high, bool targeted) {
-  step("pgd_step_linf_", x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+  step("pgd_step_linf_", x_adv, &grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
 }
 
 // A step of length 0, whatever the gradient.
 void project_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, double low, double high) {
-  step("project_linf_", x_adv, x, x, eps, 0.0, eps_tensor, std::nullopt, low, high, false);
+  step("project_linf_", x_adv, nullptr, x, eps, 0.0, eps_tensor, std::nullopt, low, high, false);
 }
 
 }  // namespace

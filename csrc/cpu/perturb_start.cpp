@@ -2,7 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "clead/rows.h"
+#include "clean_rows.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -41,16 +41,11 @@ Rows<T> written(const Tensor& x_adv, const std::vector<int64_t>& sizes) {
 }
 
 template <class T>
-Rows<const T> read(const Tensor& x, const std::vector<int64_t>& sizes) {
-  return {static_cast<const T*>(x.const_data_ptr()), sizes, strides_against(x, sizes, "x")};
-}
-
-template <class T>
 void start_linf(const Tensor& x_adv, const Tensor& x, const Scalars<Wide<T>>& eps, const Streams& streams, double low,
                 double high) {
   const auto sizes = sizes_of(x_adv);
   const auto images = written<T>(x_adv, sizes);
-  const auto centres = read<T>(x, sizes);
+  const CleanRows<T> centres(x, sizes);
   const Rows<const Wide<T>> radii(eps.data(), sizes, eps.strides);
   const int64_t size = images.size(), chunks = (size + kChunk - 1) / kChunk, chunk = std::min(size, kChunk);
   isa();  // may throw, which must not happen on a worker thread
@@ -68,31 +63,32 @@ void start_linf(const Tensor& x_adv, const Tensor& x, const Scalars<Wide<T>>& ep
       s.eps_stride = radii.constant() ? 0 : 1;
       s.stream = streams.of(row);
       s.low = static_cast<Wide<T>>(low), s.high = static_cast<Wide<T>>(high);
-      CLEAD_ISA_CALL(random_start_linf(s));
+      CLEAD_ISA_CALL(random_start(s));
       images.write(row, first, s.size, s.x_adv);
     }
   });
 }
 
-template <class T>
-void start_l2(const Tensor& x_adv, const Tensor& x, const PerSample& eps, const Streams& streams, double low,
-              double high) {
+// A start that draws the whole sample before it knows its length, as L2Start or L1Start says.
+template <class Start, class T>
+void start_ball(const Tensor& x_adv, const Tensor& x, const PerSample& eps, const Streams& streams, double low,
+                double high) {
   const auto sizes = sizes_of(x_adv);
   const auto images = written<T>(x_adv, sizes);
-  const auto centres = read<T>(x, sizes);
+  const CleanRows<T> centres(x, sizes);
   const int64_t size = images.size();
   isa();  // may throw, which must not happen on a worker thread
   torch::stable::parallel_for(0, sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     std::vector<T> image(images.buffer_size(size)), centre(centres.buffer_size(size));
-    std::vector<int32_t> z(gaussians(size));
+    std::vector<typename Start::Number> numbers(drawn(size));
     for (int64_t row = begin; row < end; ++row) {
-      L2Start<T> s{};
+      Start s{};
       s.x_adv = images.target(row, 0, image.data());
       s.x = centres.read(row, 0, size, centre.data());
-      s.z = z.data(), s.size = size;
+      s.numbers = numbers.data(), s.size = size;
       s.stream = streams.of(row);
       s.eps = eps.at(row), s.low = low, s.high = high;
-      CLEAD_ISA_CALL(random_start_l2(s));
+      CLEAD_ISA_CALL(random_start(s));
       images.write(row, 0, size, s.x_adv);
     }
   });
@@ -100,7 +96,7 @@ void start_l2(const Tensor& x_adv, const Tensor& x, const PerSample& eps, const 
 
 void random_start_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
                         std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
-  STD_TORCH_CHECK(x.scalar_type() == x_adv.scalar_type(), "all images must have one dtype");
+  are_bytes(x, x_adv.scalar_type());
   if (x_adv.numel() == 0) return;
   const Streams streams(seed, sample_ids, x_adv.size(0), step);
   for_pixels(x_adv.scalar_type(), "random_start_linf_", [&]<class T>() {
@@ -109,14 +105,26 @@ void random_start_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor
   });
 }
 
-void random_start_l2_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
-                      std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
-  STD_TORCH_CHECK(x.scalar_type() == x_adv.scalar_type(), "all images must have one dtype");
+template <template <class> class Start>
+void random_start(const char* op, const Tensor& x_adv, const Tensor& x, double eps,
+                  const std::optional<Tensor>& eps_tensor, int64_t seed, const std::optional<Tensor>& sample_ids,
+                  int64_t step, double low, double high) {
+  are_bytes(x, x_adv.scalar_type());
   if (x_adv.numel() == 0) return;
   const Streams streams(seed, sample_ids, x_adv.size(0), step);
   const PerSample radius(eps_tensor, eps, x_adv, "eps");
-  for_pixels(x_adv.scalar_type(), "random_start_l2_",
-             [&]<class T>() { start_l2<T>(x_adv, x, radius, streams, low, high); });
+  for_pixels(x_adv.scalar_type(), op,
+             [&]<class T>() { start_ball<Start<T>, T>(x_adv, x, radius, streams, low, high); });
+}
+
+void random_start_l2_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
+                      std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
+  random_start<L2Start>("random_start_l2_", x_adv, x, eps, eps_tensor, seed, sample_ids, step, low, high);
+}
+
+void random_start_l1_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
+                      std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
+  random_start<L1Start>("random_start_l1_", x_adv, x, eps, eps_tensor, seed, sample_ids, step, low, high);
 }
 
 }  // namespace
@@ -125,4 +133,5 @@ void random_start_l2_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> 
 STABLE_TORCH_LIBRARY_IMPL(clead, CPU, m) {
   m.impl("random_start_linf_", TORCH_BOX(&clead::random_start_linf_));
   m.impl("random_start_l2_", TORCH_BOX(&clead::random_start_l2_));
+  m.impl("random_start_l1_", TORCH_BOX(&clead::random_start_l1_));
 }

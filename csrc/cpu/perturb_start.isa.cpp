@@ -44,6 +44,10 @@ constexpr double kShift = 0x1.8p52;  // added to a float64, it leaves the neares
 
 inline F64 from_integer(I64 value) { return (F64)(value + (I64)(F64{} + kShift)) - kShift; }
 
+// kLanes drawn numbers in float64; magnitudes below 2^51.
+inline F64 number(const int32_t* from) { return load_f64(from); }
+inline F64 number(const int64_t* from) { return from_integer(load<I64>(from)); }
+
 // ⌊value⌋ of magnitudes below 2^51.
 inline I64 floor_integer(F64 value) {
   const F64 shifted = value + kShift;
@@ -94,41 +98,75 @@ inline void gaussian(const uint32_t* words, int32_t* z) {
   store(z, (first & 0xFFFFFFFF) | second << 32);
 }
 
-template <class T>
-void l2(const L2Start<T>& s) {
-  alignas(64) uint32_t words[kDraws];
-  const int64_t count = s.size + 2;
-  int64_t squares = 0;
-  for (int64_t done = 0; done < count; done += kDraws) {
-    const int64_t some = count - done < kDraws ? count - done : kDraws;
-    draw(s.stream, done, some, words);
-    int32_t* const z = s.z + done;
-    for (int64_t i = 0; i < some; i += 2 * kLanes) gaussian(words + i, z + i);
-    for (int64_t i = 0; i < some; ++i) squares += static_cast<int64_t>(z[i]) * z[i];
-  }
-  const double length = sqrt(static_cast<double>(squares < 1 ? 1 : squares)), eps = s.eps, low = s.low, high = s.high;
+// Exponential numbers in units of 2^-32, signed by the lowest bit, in the order of the words.
+inline I64 exponential(I64 words) {
+  const I64 size = floor_integer(log_fraction(from_integer((words | 1) + 1)) * -0x1p32 + 0.5), sign = -(words & 1);
+  return (size ^ sign) - sign;
+}
+
+inline void exponential(const uint32_t* words, int64_t* e) {
+  const I64 pairs = load<I64>(words);
+  const I64 even = exponential(pairs & 0xFFFFFFFF), odd = exponential((I64)((U64)pairs >> 32));
+  store_interleaved(reinterpret_cast<uint64_t*>(e), (U64)even, (U64)odd);
+}
+
+// x + eps · number / length, clamped.
+template <class S>
+void place(const S& s, double length) {
+  const double eps = s.eps, low = s.low, high = s.high;
+  using T = std::remove_pointer_t<decltype(s.x_adv)>;
   for (int64_t k = 0; k * kPiece < s.size; ++k) {
     const Piece<T> x(s.x, k, s.size);
     const PieceOut<T> out(s.x_adv, k, s.size);
-    const int32_t* const z = s.z + k * kPiece;
+    const auto* const numbers = s.numbers + k * kPiece;
     for (int i = 0; i < kPiece; i += kLanes) {
       const F64 centre = load_f64(x.at + i);
-      const F64 value = centre + eps * (load_f64(z + i) / length);
+      const F64 value = centre + eps * (number(numbers + i) / length);
       store_towards(at_most(at_least(value, low), high), centre, out.at + i);
     }
     out.finish(s.x + k * kPiece);
   }
 }
 
+template <class T>
+void run(const L2Start<T>& s) {
+  alignas(64) uint32_t words[kDraws];
+  const int64_t count = s.size + 2;
+  int64_t squares = 0;
+  for (int64_t done = 0; done < count; done += kDraws) {
+    const int64_t some = count - done < kDraws ? count - done : kDraws;
+    draw(s.stream, done, some, words);
+    int32_t* const z = s.numbers + done;
+    for (int64_t i = 0; i < some; i += 2 * kLanes) gaussian(words + i, z + i);
+    for (int64_t i = 0; i < some; ++i) squares += static_cast<int64_t>(z[i]) * z[i];
+  }
+  place(s, sqrt(static_cast<double>(squares < 1 ? 1 : squares)));
+}
+
+template <class T>
+void run(const L1Start<T>& s) {
+  alignas(64) uint32_t words[kDraws];
+  const int64_t count = s.size + 1;
+  int64_t total = 0;
+  for (int64_t done = 0; done < count; done += kDraws) {
+    const int64_t some = count - done < kDraws ? count - done : kDraws;
+    draw(s.stream, done, some, words);
+    int64_t* const e = s.numbers + done;
+    for (int64_t i = 0; i < some; i += 2 * kLanes) exponential(words + i, e + i);
+    for (int64_t i = 0; i < some; ++i) total += e[i] < 0 ? -e[i] : e[i];
+  }
+  place(s, static_cast<double>(total < 1 ? 1 : total));
+}
+
 }  // namespace
 
-void random_start_linf(const LinfStart<double>& s) { linf(s); }
-void random_start_linf(const LinfStart<float>& s) { linf(s); }
-void random_start_linf(const LinfStart<Bf16>& s) { linf(s); }
-void random_start_linf(const LinfStart<Half>& s) { linf(s); }
-void random_start_l2(const L2Start<double>& s) { l2(s); }
-void random_start_l2(const L2Start<float>& s) { l2(s); }
-void random_start_l2(const L2Start<Bf16>& s) { l2(s); }
-void random_start_l2(const L2Start<Half>& s) { l2(s); }
+#define CLEAD_DEFINE(T)                                  \
+  void random_start(const LinfStart<T>& s) { linf(s); } \
+  void random_start(const L2Start<T>& s) { run(s); }    \
+  void random_start(const L1Start<T>& s) { run(s); }
+CLEAD_DEFINE(double)
+CLEAD_DEFINE(float)
+CLEAD_DEFINE(Bf16)
+CLEAD_DEFINE(Half)
 
 }  // namespace clead::CLEAD_ISA

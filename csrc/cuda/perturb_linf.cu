@@ -35,22 +35,31 @@ void typed(const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps,
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+void step(const char* op, const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps, double step_size,
+          const std::optional<Tensor>& eps_tensor, const std::optional<Tensor>& step_tensor, double low, double high,
+          bool targeted) {
+  const auto dtype = x_adv.scalar_type();
+  STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "all images must have one dtype");
+  if (x_adv.numel() == 0) return;
+  for_pixels(dtype, op, [&]<class T>() {
+    typed<T, Wide<T>>(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+  });
+}
+
 void pgd_step_linf_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_size, std::optional<Tensor> eps_tensor,
                     std::optional<Tensor> step_tensor, double low, double high, bool targeted) {
-  const auto dtype = x_adv.scalar_type();
-  STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "x_adv, grad and x must have one dtype");
-  if (x_adv.numel() == 0) return;
-  auto run = &typed<float, float>;
-  switch (dtype) {
-    case ScalarType::Float: break;
-    case ScalarType::Double: run = &typed<double, double>; break;
-    case ScalarType::BFloat16: run = &typed<Bf16, float>; break;
-    default: STD_TORCH_CHECK(false, "the native pgd_step_linf_ has float32, float64 and bfloat16 on CUDA");
-  }
-  run(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+  step("pgd_step_linf_", x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);
+}
+
+// A step of length 0, whatever the gradient.
+void project_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, double low, double high) {
+  step("project_linf_", x_adv, x, x, eps, 0.0, eps_tensor, std::nullopt, low, high, false);
 }
 
 }  // namespace
 }  // namespace clead
 
-STABLE_TORCH_LIBRARY_IMPL(clead, CUDA, m) { m.impl("pgd_step_linf_", TORCH_BOX(&clead::pgd_step_linf_)); }
+STABLE_TORCH_LIBRARY_IMPL(clead, CUDA, m) {
+  m.impl("pgd_step_linf_", TORCH_BOX(&clead::pgd_step_linf_));
+  m.impl("project_linf_", TORCH_BOX(&clead::project_linf_));
+}

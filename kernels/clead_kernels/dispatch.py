@@ -22,29 +22,24 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_PLAIN_FORM = (
-    ("denominator", ("all",)),
-    ("positives_reduction", ("mean",)),
-    ("spread", ("no",)),
+_REFERENCE_ONLY = (
+    ("levels", ("one",)),
     ("debias", ("no",)),
     ("hard_negative_beta", ("no",)),
     ("metric", ("cosine",)),
 )
-_ONE_LEVEL = ("levels", ("one",))
-_TRITON_RULES = (("topk", ("no",)), ("self_index", ("no",)), _ONE_LEVEL, ("width", ("up to 512",)), *_PLAIN_FORM)
-
-
-def _native_rules(op: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    # Many positives in a row, as labels give, would have to be listed for denominators of their own.
-    denominators = ("all", "negatives") if op == "sup_con" else ("all", "own_positive", "negatives")
-    return (
-        _ONE_LEVEL,
-        ("treatment", ("eliminate", "weight")),
-        ("denominator", denominators),
-        *_PLAIN_FORM[3:],
-    )
-
-
+_NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
+# Many positives in a row, as labels give, would have to be listed for denominators of their own.
+_NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
+_TRITON_RULES = (
+    ("topk", ("no",)),
+    ("self_index", ("no",)),
+    ("width", ("up to 512",)),
+    ("denominator", ("all",)),
+    ("positives_reduction", ("mean",)),
+    ("spread", ("no",)),
+    *_REFERENCE_ONLY,
+)
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -85,20 +80,24 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
-    *(Support(op, "native", devices=("cpu",), features=_native_rules(op)) for op in _CONTRASTIVE),
+    *(
+        Support(op, "native", devices=("cpu",), features=_NATIVE_LABELS if op == "sup_con" else _NATIVE_RULES)
+        for op in _CONTRASTIVE
+    ),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
-    Support("instance_margin", "native", devices=("cpu",)),
+    Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
     Support("instance_margin", "reference"),
+    Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),
     Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
     *(
-        Support(op, impl, devices, features=(("norm", ("linf", "l2")),))
+        Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),))
         for op in ("pgd_step_", "random_start_", "project_")
-        for impl, devices in (("native", ("cpu",)), ("reference", ()))
+        for impl, devices in (("native", ("cpu",)), ("reference", ()), ("native", ("cuda",)))
     ),
 )
 
@@ -128,11 +127,11 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
         raise ValueError(f"impl must be one of {', '.join(map(repr, _IMPLS))}, got {impl!r}")
     device = torch.device(device)
     for row in rows:
-        if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl) is None:
+        if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl, device) is None:
             return row.impl
     asked = ", ".join([device.type, _short(dtype), *(f"{name}={value}" for name, value in features.items())])
     message = f"impl={impl!r} cannot run {op} on {asked}; {op} has {' and '.join(map(str, rows))}"
-    reason = _absence(impl) if any(row.impl == impl for row in rows) else None
+    reason = _absence(impl, device) if any(row.impl == impl for row in rows) else None
     raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
 
 
@@ -166,7 +165,7 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
 def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     rows, details, taken = _rows(op), [], ""
     for row in rows:
-        absence = _absence(row.impl)
+        absence = _absence(row.impl, device)
         if absence is not None:
             state = f"absent here: {absence}"
         elif not row.covers(device, dtype, {}):
@@ -185,13 +184,17 @@ def _rows(op: str) -> tuple[Support, ...]:
     return rows
 
 
-def _absence(impl: str) -> str | None:
-    """Why ``impl`` cannot be used in this process, or None if it can."""
+def _absence(impl: str, device: torch.device) -> str | None:
+    """Why ``impl`` cannot be used in this process for tensors on ``device``, or None if it can."""
     if impl == "triton":
         return None if find_spec("triton") else "Triton is not installed"
     if impl != "native":
         return None
-    return None if _native.available() else (_native.why_absent() or "the extension clead_kernels._C is not built")
+    if not _native.available():
+        return _native.why_absent() or "the extension clead_kernels._C is not built"
+    if device.type == "cuda" and _native.build_info().get("cuda", "none") == "none":
+        return "the extension was built without CUDA: CLEAD_CUDA=1 pip install --no-build-isolation -e ."
+    return None
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -49,6 +49,29 @@ def test_l2_reaches_the_closed_form_optimum_of_a_linear_objective(x, weight):
     torch.testing.assert_close(linear(weight)(x_adv), linear(weight)(best), rtol=1e-5, atol=1e-5)
 
 
+def test_l1_reaches_the_closed_form_optimum_of_a_linear_objective(x, weight):
+    options = {"steps": 10, "step_size": 0.5, "random_start": True, "l1_sparsity": 0.05, "rng": stream(5)}
+    x_adv = attack(linear(weight), x, constraint=Constraint("l1", 0.5, bounds=None), **options)
+    # All of the radius on the pixel of largest weight.
+    torch.testing.assert_close(
+        linear(weight)(x_adv), linear(weight)(x) + 0.5 * weight.abs().max(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_momentum_remembers_the_first_gradient(x):
+    """The gradient turns round after the first step: 1.5 - 1 still points up, 0.5 - 1 down."""
+    sizes = iter((1.0, -1.0, 1.0, -1.0))
+
+    def objective(z):
+        return (z * next(sizes)).flatten(1).sum(1)
+
+    options = {"constraint": Constraint("linf", 0.3, bounds=None), "steps": 2, "step_size": 0.1, "random_start": False}
+    remembers = attack(objective, x, momentum=1.5, rng=stream(5), **options)
+    forgets = attack(objective, x, momentum=0.5, rng=stream(5), **options)
+    torch.testing.assert_close(remembers, x + 0.2)
+    torch.testing.assert_close(forgets, x)
+
+
 def test_one_full_step_without_random_start_is_fgsm(x, weight):
     def objective(z):
         return (z * weight).flatten(1).sum(1).sin()

@@ -7,7 +7,7 @@ from clead.augment import AUGMENTATIONS, Augmentation, ColorJitter, RandomBright
 from clead.errors import UserError
 from clead.rng import Rng
 
-COLOR = {"simclr", "supcon", "instance", "rocl", "acl"}
+COLOR = {"acl", "instance", "rocl", "simclr", "supcon"}
 
 
 def noise(count, channels=3, size=32, seed=0):
@@ -19,7 +19,7 @@ def stream(count, *, seed=0, step=0, device="cpu"):
 
 
 def test_the_table_holds_the_documented_names():
-    assert set(AUGMENTATIONS) == {"none", "digits", "crop_flip", "rrc_flip"} | COLOR
+    assert set(AUGMENTATIONS) == {"none", "digits", "crop_flip", "rrc_flip", *COLOR}
     assert {name for name, it in AUGMENTATIONS.items() if any(part.color for part in it.transforms)} == COLOR
     assert all(find_augmentation(name) is it for name, it in AUGMENTATIONS.items())
 

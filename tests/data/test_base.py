@@ -80,3 +80,28 @@ def test_every_data_set_is_reached_by_name():
     assert set(DATASETS) == {"digits", "cifar10"}
     with pytest.raises(UserError, match="unknown data set 'cifar-10'; the nearest is 'cifar10'"):
         find_dataset("cifar-10")
+
+
+def test_resizing_keeps_means_exactly_and_constant_images_for_ever():
+    images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4) * 10
+    both = torch.cat([images, torch.full_like(images, 7)])
+    dataset = Dataset("two", both, torch.tensor([0, 1]), ("a", "b"), 150)
+    smaller = dataset.resize((2, 2)).images
+    # With antialiasing a triangle of twice the pixel's width weighs 4 columns (3, 3, 1 of 7 in the upper left corner).
+    line = [(3 * a + 3 * b + c) / 7 for a, b, c in ((0, 1, 2), (3, 2, 1))]
+    expected = [[10 * (4 * row + column) for column in line] for row in line]
+    assert smaller.dtype == torch.uint8 and smaller[0, 0].tolist() == [[round(v) for v in row] for row in expected]
+    assert bool((dataset.resize((9, 5)).images[1] == 7).all()) and dataset.resize((9, 5)).images.shape == (2, 1, 9, 5)
+
+
+def test_holding_out_cuts_the_training_split_and_leaves_the_test_split():
+    splits = load("digits")
+    cut = splits.hold_out(0.1)
+    assert (len(cut.train), len(cut.val), len(cut.test)) == (1077, 120, 500)
+    rows = {image.numpy().tobytes() for image in splits.train.images}
+    parts = [{image.numpy().tobytes() for image in part.images} for part in (cut.train, cut.val)]
+    assert parts[0] | parts[1] == rows and torch.equal(cut.test.images, splits.test.images)
+    counts = torch.bincount(cut.val.labels)
+    assert int(counts.min()) >= 11 and int(counts.max()) <= 13  # equal shares of every class
+    again = splits.hold_out(0.1)
+    assert torch.equal(again.val.images, cut.val.images)

@@ -72,23 +72,57 @@ def test_lars_state_survives_saving():
     assert torch.equal(run(range(4))[0], run(range(2, 4), run(range(2)))[0])
 
 
-def test_steps_fall_at_fractions_of_the_stage():
-    config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.8, 0.6))
-    rate = [learning_rate(config, step, steps_per_epoch=2, epochs=5) for step in range(10)]
-    expected = [1.0] * 6 + [0.1] * 2 + [0.01] * 2
-    assert all(math.isclose(found, wanted) for found, wanted in zip(rate, expected, strict=True))
-    config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.8, 0.6), gamma=(0.1, 0.5))
-    rate = [learning_rate(config, step, steps_per_epoch=2, epochs=5) for step in range(10)]
-    assert rate == [1.0] * 6 + [0.1] * 2 + [0.05] * 2
-    with pytest.raises(UserError, match="gamma must be 1 or 2 factors"):
-        OptimizerConfig(milestones=(0.6, 0.8), gamma=(0.1, 0.1, 0.1))
+def test_steps_fall_at_the_milestones_even_where_these_are_no_binary_fractions():
+    for epochs, steps_per_epoch in ((76, 1), (76, 390), (120, 97)):
+        config = OptimizerConfig(lr=1.0, schedule="step", milestones=((epochs - 3) / epochs, (epochs - 1) / epochs))
+        first, second = (epochs - 3) * steps_per_epoch, (epochs - 1) * steps_per_epoch
+        for step, expected in ((0, 1.0), (first - 1, 1.0), (first, 0.1), (second - 1, 0.1), (second, 0.01)):
+            assert math.isclose(learning_rate(config, step, steps_per_epoch, epochs), expected)
 
 
-def test_cyclic_peaks_at_two_fifths_and_ends_at_zero():
+def test_every_milestone_may_have_its_own_factor():
+    # CLAE's plain code: .03, then .1, .05 and .01 of it.
+    config = OptimizerConfig(lr=0.03, schedule="step", milestones=(0.4, 0.5, 0.7), gamma=(0.1, 0.5, 0.2))
+    rates = [learning_rate(config, epoch, 1, 10) for epoch in range(10)]
+    assert rates == pytest.approx([0.03] * 4 + [0.003] + [0.0015] * 2 + [0.0003] * 3)
+
+
+def test_cyclic_is_the_triangle_of_torch():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([weight], lr=1.0, momentum=0.9)
+    rival = torch.optim.lr_scheduler.CyclicLR(sgd, base_lr=0.0, max_lr=0.2, step_size_up=15, step_size_down=15)
     config = OptimizerConfig(lr=0.2, schedule="cyclic")
-    rate = [learning_rate(config, step, steps_per_epoch=10, epochs=10) for step in range(101)]
-    assert rate[0] == 0 and math.isclose(rate[20], 0.1) and math.isclose(rate[40], 0.2) and rate[100] == 0
-    assert math.isclose(rate[70], 0.1)
+    for step in range(30):
+        assert learning_rate(config, step, steps_per_epoch=5, epochs=6) == pytest.approx(sgd.param_groups[0]["lr"])
+        sgd.step()
+        rival.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lars"])
+def test_vectors_can_be_left_out_of_weight_decay(name):
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    config = OptimizerConfig(name=name, lr=0.1, weight_decay=0.5, decay_vectors=False)
+    optimizer = build_optimizer([matrix, vector], config)
+    matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    assert torch.equal(vector, torch.ones(2)) and bool((matrix < 1).all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"milestones": (0.8, 0.6)}, "milestones must be ascending fractions"),
+        ({"milestones": (60.0, 90.0)}, "milestones must be ascending fractions"),
+        ({"gamma": (0.1, 0.1, 0.1)}, "gamma must be 1 or 2 factors"),
+        ({"gamma": (0.0,)}, "gamma must be above 0"),
+        ({"warmup_lr": 15.0}, "warmup_lr must be in"),
+        ({"final_lr": 0.2}, "final_lr must be in"),
+        ({"trust": 0.0}, "trust must be above 0"),
+    ],
+)
+def test_impossible_schedules_are_refused(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        OptimizerConfig(**settings)
 
 
 def test_warm_up_and_cosine_between_given_rates():

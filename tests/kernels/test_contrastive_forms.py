@@ -276,6 +276,32 @@ def test_spread_of_a_dominant_negative_keeps_its_digits(impl):
     torch.testing.assert_close(grad, torch.tensor([[0.0, -30.0]]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("scale", [30.0, 1000.0])
+def test_spread_where_exponentials_leave_the_range(impl, scale):
+    """Logits 0 of the positive, then `scale` and -`scale`; and the other way round, where the positive dominates."""
+    a = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    b = torch.tensor([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
+    loss = info_nce(a, b, temperature=1 / scale, spread=1.0, impl=impl)
+    assert loss.item() == pytest.approx(2 * scale, rel=1e-6)
+    # By the positive: -1 + p - p T with p T = 1.
+    (grad,) = torch.autograd.grad(loss, a)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, -2 * scale]]), rtol=1e-5, atol=1e-5)
+    loss = info_nce(a, b * scale, positives=torch.tensor([1]), normalize=False, spread=1.0, impl=impl)
+    (grad,) = torch.autograd.grad(loss, a)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert grad.abs().max().item() <= 1e-9
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_spread_of_rows_without_a_positive_is_0(randn, impl):
+    """Nothing bounds the exponentials of such rows."""
+    a, b = randn(128, 2, dtype=torch.float32, grad=True), randn(129, 2, dtype=torch.float32)
+    loss = info_nce(a, b, temperature=0.005, positives=torch.full((128,), -1), spread=1.0, impl=impl)
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, a)[0].eq(0).all()
+
+
 LEVELS = torch.tensor([[0, 0, 1, 1, 0, -1], [3, 4, 3, 4, 3, 3], [5, 5, 5, -1, 5, 5]])
 
 

@@ -49,6 +49,30 @@ def test_opcheck_backward(randn, dtype):
     opcheck(ops.contrastive_backward.default, (grad, statistics, *alone, [True, False, False]))
 
 
+ALONE = Pairs(self_offset=0, groups=LABELS)
+FORMS = (
+    Form("own_positive", "inside"),
+    Form("negatives", metric="euclidean"),
+    Form(spread=0.5),
+    Form(debias=0.1, hard_negative_beta=0.5),
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck_forms(randn, form):
+    a, scale = randn(6, 3, grad=True), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    opcheck(torch.ops.clead.contrastive.default, (a, None, scale, 0.0, True, "reference", *ALONE, *form))
+
+
+def doors_with_forms(a, b, temperature):
+    weights = b[:, 0].square()
+    constant = nt_xent(a, temperature=temperature, spread=0.5, grad_candidates=False, weights=weights)
+    index = torch.arange(6)
+    return constant + sup_con(
+        a, LABELS, candidates=b, candidate_labels=LABELS, self_index=index, positives_reduction="inside"
+    )
+
+
 def plain_doors(a, b, temperature):
     return (
         info_nce(a, b, temperature=temperature, positives=torch.arange(6).flip(0), reduction="sum")
@@ -68,7 +92,12 @@ def doors_with_rules(a, b, temperature):
 
 @pytest.mark.parametrize(
     ("function", "backend"),
-    [(plain_doors, "aot_eager"), (doors_with_rules, "aot_eager"), (plain_doors, "inductor")],
+    [
+        (plain_doors, "aot_eager"),
+        (doors_with_rules, "aot_eager"),
+        (doors_with_forms, "aot_eager"),
+        (plain_doors, "inductor"),
+    ],
 )
 def test_compiles_without_graph_breaks(randn, function, backend):
     inputs = (randn(6, 3, seed=1, grad=True), randn(6, 3, seed=2, grad=True), torch.tensor(0.3, requires_grad=True))

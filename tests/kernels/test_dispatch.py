@@ -43,7 +43,7 @@ def test_the_reference_runs_everything_everywhere(device, dtype):
 def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extension):
     best = "native" if extension else "reference"
     for op in ("pgd_step_", "project_", "random_start_"):
-        for norm in ("linf", "l2"):
+        for norm in ("linf", "l2", "l1"):
             for dtype in FLOATS:
                 assert resolve(op, "auto", device="cpu", dtype=dtype, norm=norm) == best
                 assert resolve(op, "auto", device="cuda", dtype=dtype, norm=norm) == "reference"
@@ -56,14 +56,26 @@ def test_named_native_never_falls_back(extension):
     if extension:
         assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf") == "native"
         with pytest.raises(
-            NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l1; .*native \(cpu; .*linf, l2\)"
+            NotImplementedError, match=r"pgd_step_ on cpu, float32, norm=l7; .*native \(cpu; .*linf, l2, l1\)"
         ):
-            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l1")
+            resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="l7")
     else:
         with pytest.raises(NotImplementedError, match="native is absent here: no compiler was found"):
             resolve("pgd_step_", "native", device="cpu", dtype=torch.float32, norm="linf")
     with pytest.raises(NotImplementedError, match=r"impl='native' cannot run similarity on cuda.* and reference \(any"):
         resolve("similarity", "native", device="cuda", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("archs", ["none", "8.0 9.0+PTX"])
+def test_native_on_cuda_needs_a_build_with_cuda(monkeypatch, archs):
+    monkeypatch.setattr(_native, "available", lambda: True)
+    monkeypatch.setattr(_native, "build_info", lambda: {"cuda": archs})
+    assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32) == "native"
+    if archs != "none":
+        assert resolve("pgd_step_", "native", device="cuda", dtype=torch.float32, norm="l1") == "native"
+        return
+    with pytest.raises(NotImplementedError, match="native is absent here: the extension was built without CUDA"):
+        resolve("pgd_step_", "native", device="cuda", dtype=torch.float32)
 
 
 WITHOUT_TRITON = [

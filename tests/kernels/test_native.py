@@ -20,6 +20,7 @@ from clead_kernels.perturb import ops
 ROOT = Path(__file__).resolve().parents[2]
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INF = math.inf
+NORMS = ("linf", "l2", "l1")
 
 pytestmark = pytest.mark.kernels
 built = pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}")
@@ -51,14 +52,17 @@ def layouts(x_adv, grad, x):
         yield x_adv, last[1], x
 
 
+def wide(x: torch.Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def radii(x: torch.Tensor, norm: str, generator: torch.Generator):
-    """(eps, step): per sample, and for linf per channel, per last dimension and per element."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    """(eps, step): per sample, and for linf also per channel, per last dimension and per element."""
     ones = [1] * (x.dim() - 1)
-    shapes = [[len(x), *ones]] if norm == "l2" else [[len(x), *ones], [*ones, x.shape[-1]], list(x.shape)]
+    shapes = [[len(x), *ones]] if norm != "linf" else [[len(x), *ones], [*ones, x.shape[-1]], list(x.shape)]
     if norm == "linf" and x.dim() == 4:
         shapes.append([1, x.shape[1], 1, 1])
-    some = [torch.rand(shape, generator=generator, dtype=wide) * 0.3 for shape in shapes]
+    some = [torch.rand(shape, generator=generator, dtype=wide(x)) * 0.3 for shape in shapes]
     yield from ((None, None), *zip(some, [*some[1:], None], strict=True), (None, some[0]))
 
 
@@ -67,32 +71,38 @@ LIMITS = ((0.0, 1.0, False), (-INF, INF, True), (0.2, 0.7, False))
 
 
 def calls(dtype: torch.dtype):
-    """(table of ops, norm, x_adv, the arguments after it): everything a kernel is compared on."""
+    """(an op twice, the tensor it writes, the arguments after it): everything a kernel is compared on."""
     generator = torch.Generator().manual_seed(0)
     # The last ones: no gradient, gradients that under- or overflow when squared.
     for shape, scale in (*((shape, 1.0) for shape in SHAPES), ((4, 40), 0.0), ((4, 40), 1e-310), ((4, 40), 1e300)):
         plain = images(dtype, shape, generator)
         for number, (x_adv, grad, x) in enumerate(layouts(*plain)):
             grad = grad * scale
-            for norm in ("linf", "l2"):
+            clean = (x, (x.nan_to_num() * 255).byte())[number % 2]
+            for norm in NORMS:
                 for eps, step in radii(x, norm, generator) if number % 3 == 0 else ((None, None),):
                     low, high, targeted = LIMITS[number % 3]
-                    yield ops.PGD_STEP, norm, x_adv, (grad, x, 0.1, 0.03, eps, step, low, high, targeted)
-                    yield ops.PROJECT, norm, x_adv, (x, 0.1, eps, low, high)
-                    yield ops.PROJECT, norm, x_adv, (x, 30.0, None, low, high)
+                    scalars, tensors = (0.1, 0.03), (eps, step)
+                    if norm == "l1":
+                        part = (None, step, torch.ones(len(x), *[1] * (x.dim() - 1), dtype=wide(x)))[number % 3]
+                        scalars, tensors = (2.0, 0.7, 0.1), (eps, step, part)
+                    yield ops.PGD_STEP[norm], x_adv, (grad, clean, *scalars, *tensors, low, high, targeted)
+                    yield ops.PROJECT[norm], x_adv, (clean, 0.1, eps, low, high)
+                    yield ops.PROJECT[norm], x_adv, (clean, 30.0, None, low, high)
                     ids = torch.randint(-(2**62), 2**62, (len(x), 2), generator=generator)[:, 1]
-                    yield ops.RANDOM_START, norm, x_adv, (x, 0.3, eps, -(2**60) - 1, ids, 2**32 - 2, low, high)
+                    yield ops.RANDOM_START[norm], x_adv, (clean, 0.3, eps, -(2**60) - 1, ids, 2**32 - 2, low, high)
+            yield ops.MOMENTUM, x_adv, (grad, 0.9)
         x_adv, grad, x = plain
-        yield ops.RANDOM_START, "linf", x_adv, (x, 0.1, None, 5, None, 0, 0.0, 1.0)
+        yield ops.RANDOM_START["linf"], x_adv, (x, 0.1, None, 5, None, 0, 0.0, 1.0)
 
 
-def agree(table, norm: str, x_adv: torch.Tensor, arguments: tuple) -> bool:
+def agree(table, x_adv: torch.Tensor, arguments: tuple) -> bool:
     """Whether both implementations write the same numbers; NaN is NaN, and zeros have no sign."""
     ours = torch.full((2 * x_adv.numel() + 64,), 9.0, dtype=x_adv.dtype).as_strided(x_adv.shape, x_adv.stride())
     ours.copy_(x_adv)
     theirs = x_adv.clone()
-    table[norm]["native"](ours, *arguments)
-    table[norm]["reference"](theirs, *arguments)
+    table["native"](ours, *arguments)
+    table["reference"](theirs, *arguments)
     return bool(((ours == theirs) | (ours.isnan() & theirs.isnan())).all())
 
 
@@ -100,9 +110,9 @@ def compare_with_reference() -> int:
     """All native kernels against the reference; returns the number of comparisons."""
     compared = 0
     for dtype in FLOATS:
-        for table, norm, x_adv, arguments in calls(dtype):
-            name = str(table[norm]["native"])
-            assert agree(table, norm, x_adv, arguments), (name, dtype, x_adv.shape, x_adv.stride(), arguments[1:])
+        for table, x_adv, arguments in calls(dtype):
+            name = str(table["native"])
+            assert agree(table, x_adv, arguments), (name, dtype, x_adv.shape, x_adv.stride(), arguments[1:])
             compared += 1
     return compared
 
@@ -148,11 +158,11 @@ def test_every_half_there_is(dtype):
     order = torch.randperm(65536, generator=torch.Generator().manual_seed(0))
     for eps, low, high in ((0.0, -INF, INF), (3e-8, -INF, INF), (1e-5, -1.0, 1.0), (0.1, -INF, 3e4), (INF, -INF, INF)):
         for x_adv in (x.clone(), x[order], x.roll(1)):
-            assert agree(ops.PROJECT, "linf", x_adv, (x, eps, None, low, high))
+            assert agree(ops.PROJECT["linf"], x_adv, (x, eps, None, low, high))
     finite = x[x.isfinite()]
     near = torch.nextafter(finite.float(), torch.tensor(0.0)).double()  # between two halves, seen in float64
     start = near.to(dtype)
-    assert agree(ops.PROJECT, "l2", start, (finite, 1e-6, torch.full((len(start),), 1e-9), -INF, INF))
+    assert agree(ops.PROJECT["l2"], start, (finite, 1e-6, torch.full((len(start),), 1e-9), -INF, INF))
 
 
 def evaluate(op, norm, impl, x_adv, grad, x, ids):
@@ -161,7 +171,10 @@ def evaluate(op, norm, impl, x_adv, grad, x, ids):
     eps = radius[ids].reshape(-1, *[1] * (x.dim() - 1))
     out, grad, x = x_adv[ids], grad[ids], x[ids]
     if op == "step":
-        ops.PGD_STEP[norm][impl](out, grad, x, 0.0, 0.03, eps, None, 0.0, 1.0, False)
+        sparsity, none = ((), (None,)) if norm != "l1" else ((0.05,), (None, None))
+        ops.PGD_STEP[norm][impl](out, grad, x, 0.0, 0.03, *sparsity, eps, *none, 0.0, 1.0, False)
+    elif op == "momentum":
+        ops.MOMENTUM[impl](out, grad, 0.9)
     elif op == "project":
         ops.PROJECT[norm][impl](out, x, 0.0, eps, 0.0, 1.0)
     else:
@@ -169,7 +182,7 @@ def evaluate(op, norm, impl, x_adv, grad, x, ids):
     return out
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=built)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_neither_threads_nor_the_batch_change_a_bit(norm, impl, dtype):
@@ -178,7 +191,7 @@ def test_neither_threads_nor_the_batch_change_a_bit(norm, impl, dtype):
     grad -= 0.5
     threads = torch.get_num_threads()
     try:
-        for op in ("step", "project", "start"):
+        for op in ("step", "project", "start", "momentum"):
             torch.set_num_threads(1)
             whole = evaluate(op, norm, impl, x_adv, grad, x, torch.arange(12))
             for count, size in ((1, 1), (2, 12), (2, 1), (3, 5)):
@@ -190,9 +203,14 @@ def test_neither_threads_nor_the_batch_change_a_bit(norm, impl, dtype):
 
 
 @built
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_raw_ops_check_their_arguments(norm):
-    x, step, start = torch.rand(2, 3), ops.PGD_STEP[norm]["native"], ops.RANDOM_START[norm]["native"]
+    x, start = torch.rand(2, 3), ops.RANDOM_START[norm]["native"]
+
+    def step(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, *limits):
+        more, none = ((), ()) if norm != "l1" else ((0.1,), (None,))
+        ops.PGD_STEP[norm]["native"](x_adv, grad, x, eps, step_size, *more, eps_tensor, step_tensor, *none, *limits)
+
     for bad, message in (
         ((x.double(), x, 0.1, 0.1, None, None), "one dtype"),
         ((x[:, :2], x, 0.1, 0.1, None, None), "grad does not broadcast"),

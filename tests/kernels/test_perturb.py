@@ -10,13 +10,15 @@ import torch
 from torch.library import opcheck
 
 from clead_kernels import pgd_step_, project_, random_start_
-from clead_kernels.perturb import ops, reference
+from clead_kernels.perturb import arithmetic, ops
 
 pytestmark = pytest.mark.kernels
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALVES = FLOATS[2:]
 IMPLS = ("auto", "reference")
+NORMS = ("linf", "l2", "l1")
+ORDER = {"linf": math.inf, "l2": 2, "l1": 1}
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_linf_stays_in_the_box_of_float32_bitwise(images, eps, impl):
     assert torch.equal(x_adv[moved], torch.where(grad > 0, (x - eps).clamp_min(0), (x + eps).clamp_max(1))[moved])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_eps_zero_gives_x(images, dtype, norm):
     x, x_adv, grad = images(dtype)
@@ -144,7 +146,7 @@ def test_a_gradient_without_direction_does_not_move(impl):
 
 def test_outside_the_bounds_the_bounds_win():
     x = torch.tensor([[-0.5, 1.5]])
-    for norm in ("linf", "l2"):
+    for norm in NORMS:
         assert torch.equal(project_(x.clone(), x, eps=0.1, norm=norm), torch.tensor([[0.0, 1.0]]))
 
 
@@ -175,14 +177,14 @@ def test_halves_round_towards_x(images, dtype, impl):
     assert torch.equal(ours.flatten(), torch.tensor(wanted, dtype=torch.float64).to(dtype))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_halves_stay_inside(images, dtype, norm):
     x, x_adv, grad = images(dtype)
     for step_size in (0.05, 5.0):
         pgd_step_(x_adv, grad, x, eps=0.1, step_size=step_size, norm=norm)
         delta = (x_adv.double() - x.double()).flatten(1)
-        radius = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+        radius = delta.norm(p=ORDER[norm], dim=1)
         assert (radius <= 0.1 * (1 + 1e-6)).all() and (x_adv >= 0).all() and (x_adv <= 1).all()
         # Nearly the whole way: what rounding may take is one spacing per element, 2^-8 or 2^-11 of it.
         assert (radius >= 0.07).all()
@@ -259,13 +261,13 @@ def test_the_order_of_the_sums():
 
     for size in (1, 2, 127, 128, 129, 5000, 128 * 128 + 1):
         terms = torch.rand(2, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
-        assert reference._sum(terms).tolist() == [total(row) for row in terms.tolist()]
+        assert arithmetic.ordered_sum(terms).tolist() == [total(row) for row in terms.tolist()]
 
 
 def test_roots_are_correctly_rounded():
     x = torch.rand(3000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 40
     x[:3] = torch.tensor([0.0, math.inf, 4.0])
-    assert reference._sqrt(x).tolist() == [math.sqrt(v) for v in x.tolist()]  # IEEE 754's, exact by definition
+    assert arithmetic.sqrt(x).tolist() == [math.sqrt(v) for v in x.tolist()]  # IEEE 754's, exact by definition
 
 
 def test_projection_leaves_what_is_inside_alone(images):
@@ -279,7 +281,7 @@ def test_projection_leaves_what_is_inside_alone(images):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_any_strides(images, norm, impl):
     x, x_adv, grad = images()
@@ -298,7 +300,7 @@ def test_any_strides(images, norm, impl):
     assert torch.equal(pgd_step_(x_adv.clone(), grad, one, eps=0.2, step_size=0.1, norm=norm, impl=impl), apart)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 0), (3,), (1, 1)])
 def test_odd_shapes(norm, shape):
     x, grad = torch.full(shape, 0.5), torch.ones(shape)
@@ -312,7 +314,7 @@ def test_odd_shapes(norm, shape):
 # --- autograd, registration, compilation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_stale_saved_tensor_is_noticed(images, norm, impl):
     x, x_adv, grad = images()
@@ -349,14 +351,16 @@ def test_x_adv_that_requires_grad_is_refused_and_works_under_no_grad(images):
         pgd_step_(x.clone(), grad, x, eps=0.2, step_size=0.1)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("impl", ["native", "reference"])
 def test_opcheck(images, norm, impl):
     x, x_adv, grad = images()
     eps, none = torch.full((5, 1, 1, 1), 0.1), None
     ids = torch.arange(5)
-    for args in ((0.1, 0.02, none, none, 0.0, 1.0, False), (0.0, 0.02, eps, none, -math.inf, math.inf, True)):
-        opcheck(ops.PGD_STEP[norm][impl], (x_adv, grad, x, *args))
+    scalars, tensors = ((0.1, 0.02), (0.1, 0.02, 0.3))[norm == "l1"], (none, none, none)[: 2 + (norm == "l1")]
+    opcheck(ops.PGD_STEP[norm][impl], (x_adv, grad, x, *scalars, *tensors, 0.0, 1.0, False))
+    opcheck(ops.PGD_STEP[norm][impl], (x_adv, grad, x, *scalars, eps, *tensors[1:], -math.inf, math.inf, True))
+    opcheck(ops.MOMENTUM[impl], (x_adv, grad, 0.9))
     opcheck(ops.PROJECT[norm][impl], (x_adv, x, 0.1, none, 0.0, 1.0))
     opcheck(ops.RANDOM_START[norm][impl], (x_adv, x, 0.0, eps, -5, ids, 3, 0.0, 1.0))
 
@@ -375,7 +379,7 @@ def attacked(x, grad, eps, step, norm, impl="auto"):
     return project_(x_adv, x, eps=eps / 2, norm=norm, impl=impl) * 2
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("dtype", "dynamic"), [(torch.float32, None), (torch.float32, True), (torch.bfloat16, None)])
 def test_compiles_without_breaks(images, fresh_compiler, dtype, dynamic, norm):
     compiled = torch.compile(attacked, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -409,13 +413,30 @@ BUFFER = torch.zeros(3, 3, 4, 4)
         ({"eps": torch.tensor([1, 2])}, ValueError, "eps must be a float tensor"),
         ({"eps": torch.full((1, 3, 1, 1), 0.1), "norm": "l2"}, ValueError, r"eps must be \[B\] or \[B,1,...\]"),
         ({"bounds": (1.0, 0.0)}, ValueError, "bounds must be"),
-        ({"norm": "l7"}, ValueError, "norm must be 'linf' or 'l2', got 'l7'"),
-        ({"norm": "l1"}, NotImplementedError, "norm='l1' is not implemented yet"),
+        ({"norm": "l7"}, ValueError, "norm must be 'linf', 'l2' or 'l1', got 'l7'"),
+        ({"eps": torch.full((1, 3, 1, 1), 0.1), "norm": "l1"}, ValueError, r"eps must be \[B\] or \[B,1,...\]"),
+        ({"l1_sparsity": 0.0, "norm": "l1"}, ValueError, r"l1_sparsity must be in \(0, 1\], got 0.0"),
+        ({"l1_sparsity": torch.tensor([0.5, 1.5]), "norm": "l1"}, ValueError, r"l1_sparsity must be in \(0, 1\] every"),
+        ({"l1_sparsity": torch.tensor([0.5]).int(), "norm": "l1"}, ValueError, "l1_sparsity must be a float tensor"),
+        (
+            {"momentum_buffer": X[:1].clone()},
+            ValueError,
+            r"momentum_buffer must be torch.float32 \[2, 3, 4, 4\] on cpu",
+        ),
+        ({"momentum_buffer": X}, ValueError, "momentum_buffer shares memory with grad"),
+        ({"momentum_buffer": X.clone(), "momentum": -1.0}, ValueError, "momentum must be a finite number >= 0, got -1"),
+        ({"momentum_buffer": X.clone().requires_grad_()}, ValueError, "momentum_buffer requires grad"),
+        ({"momentum_buffer": 0.0}, TypeError, "momentum_buffer must be a tensor, got float"),
+        ({"grad": X.byte()}, ValueError, "grad must have the dtype and device of x_adv"),
         ({"impl": "magic"}, ValueError, "impl must be one of"),
         ({"impl": "triton"}, NotImplementedError, "triton"),
         ({"grad": None}, TypeError, "grad must be a tensor, got NoneType"),
         ({"grad": X[:1]}, ValueError, r"grad must have the shape of x_adv, \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"),
-        ({"x": X.double()}, ValueError, "x must have the dtype and device of x_adv, torch.float32 on cpu, got torch.f"),
+        (
+            {"x": X.double()},
+            ValueError,
+            "x must have the dtype and device of x_adv, torch.float32 on cpu .*got torch.f",
+        ),
         ({"x": X.to("meta")}, ValueError, "got torch.float32 on meta"),
         ({"x_adv": torch.tensor(1.0)}, ValueError, "x_adv must be a float tensor"),
         ({"x_adv": X.int()}, ValueError, "x_adv must be a float tensor"),

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from clead_kernels import random_start_
-from clead_kernels.perturb.reference import gaussian
+from clead_kernels.perturb.draws import exponential, gaussian
 
 pytestmark = pytest.mark.kernels
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
+ORDER = {"linf": math.inf, "l2": 2, "l1": 1}
 
 
 def word(key, sample, draw, step=0):
@@ -61,6 +62,27 @@ def test_l2_numbers():
             z += [radius * math.cos(angle), radius * math.sin(angle)]
         wanted = [0.5 + 0.25 * v / math.hypot(*z[:5]) for v in z[:3]]
         assert row.tolist() == pytest.approx(wanted, abs=1e-5)  # z is in units of 2^-16
+
+
+def test_l1_numbers():
+    x = torch.full((2, 3), 0.5, dtype=torch.float64)
+    ids = [4, 9]
+    ours = start(x, eps=0.25, seed=KEY, step=STEP, sample_ids=torch.tensor(ids), norm="l1")
+    for row, sample in zip(ours, ids, strict=True):
+        words = [word(KEY, sample, draw, STEP) for draw in range(4)]
+        lengths = [-math.log(((w >> 1) + 1) / 2**31) for w in words]
+        signs = [-1 if w % 2 else 1 for w in words]
+        wanted = [0.5 + 0.25 * s * v / sum(lengths) for s, v in zip(signs[:3], lengths, strict=False)]
+        assert row.tolist() == pytest.approx(wanted, abs=1e-9)  # lengths are in units of 2^-32
+
+
+def test_exponential_series_against_the_library():
+    lengths, negative = exponential(KEY, torch.arange(40), 200, step=0)
+    for sample in range(0, 40, 8):
+        for draw in range(200):
+            w = word(KEY, sample, draw)
+            assert abs(lengths[sample, draw].item() / 2**32 + math.log(((w >> 1) + 1) / 2**31)) < 3e-10
+            assert negative[sample, draw].item() == w % 2
 
 
 def test_gaussian_series_against_the_library():
@@ -156,6 +178,21 @@ def test_l2_is_uniform_in_the_ball(d):
         assert largest_gap(angle) < 1.95
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 48])
+def test_l1_is_uniform_in_the_ball(d):
+    x = torch.zeros(4000, d, dtype=torch.float64)
+    delta = start(x, eps=2.0, seed=5, norm="l1", bounds=None)
+    radius = delta.norm(p=1, dim=1)
+    assert (radius <= 2.0 * (1 + 1e-12)).all()
+    assert largest_gap((radius / 2.0) ** d) < 1.95
+    # A coordinate of a uniform point of the simplex is Beta(1, d): 1 - (1 - |v|/eps)^d is uniform. Signs are fair.
+    assert all(largest_gap(1 - (1 - delta[:, e].abs() / 2.0) ** d) < 2.3 for e in range(d))
+    assert abs((delta > 0).double().mean().item() - 0.5) < 2 / math.sqrt(delta.numel())
+    # Uncorrelated in sign and, but for the shared sum, in size: covariance 2 eps²/((d + 1)(d + 2)) in every direction.
+    covariance = delta.T @ delta / 4000 * (d + 1) * (d + 2) / 8.0
+    torch.testing.assert_close(covariance, torch.eye(d, dtype=torch.float64), rtol=0, atol=0.16)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_starts_are_feasible(norm, dtype):
@@ -163,7 +200,7 @@ def test_starts_are_feasible(norm, dtype):
     eps = torch.linspace(0.0, 3.0, 8)
     y = start(x, eps=eps, seed=3, norm=norm)
     delta = (y.double() - x.double()).flatten(1)
-    radius = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    radius = delta.norm(p=ORDER[norm], dim=1)
     assert (radius <= eps * (1 + 1e-6)).all() and (y >= 0).all() and (y <= 1).all()
     assert torch.equal(y[0], x[0]) and not torch.equal(y[1], x[1])
     if norm == "linf":

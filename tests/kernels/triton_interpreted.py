@@ -215,7 +215,7 @@ def test_widths(width):
 def test_the_statistics_begin_with_those_of_the_reference():
     a, _ = data(torch.float32)
     pairs = Pairs(self_offset=0, groups=LABELS)
-    ours = ops.forward_op(a.float(), None, None, 0.1, True, "triton", *pairs)
+    ours = ops.forward_op(a.float(), None, None, 0.1, True, "triton", *pairs, *Form())
     theirs = reference.forward(a, None, 0.1, True, pairs, Form())
     assert ours[1].dtype == torch.int64
     assert torch.equal(ours[1], theirs[1])
@@ -255,7 +255,7 @@ def test_positives_by_index_within_one_set():
     pairs = Pairs(self_offset=0, positive_index=index)
     results = []
     for impl, x in (("reference", a.detach().double().requires_grad_()), ("triton", a)):
-        loss = ops.forward_op(x, None, None, 0.1, True, impl, *pairs)[0]
+        loss = ops.forward_op(x, None, None, 0.1, True, impl, *pairs, *Form())[0]
         results.append((loss.detach().double(), torch.autograd.grad(loss.sum(), x)[0].double()))
     assert error(results[1][0], results[0][0]) < 1e-6
     assert error(results[1][1], results[0][1]) < 1e-6

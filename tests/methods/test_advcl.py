@@ -1,167 +1,148 @@
-import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from clead.attacks import frozen
-from clead.config import EncoderConfig
+from clead.augment import high_pass
+from clead.data import load_digits
 from clead.errors import UserError
 from clead.methods.advcl import AdvCL
 from clead.methods.clusters import kmeans
-from clead.recipes import RECIPES
 from clead.rng import Rng
 from clead.train import main
 
-# Of a split of eight, by number of clusters.
-PSEUDO_LABELS = {2: [0, 1, 0, 1, 1, 0, 0, 0], 3: [2, 1, 0, 1, 2, 0, 1, 1]}
+CLUSTERS = (2, 3)
 
 
 @pytest.fixture
 def advcl(small):
-    def build(**changes):
-        method, model, batch = small("advcl", clusters=tuple(PSEUDO_LABELS), **changes)
-        method.load_state_dict({"pseudo_labels": torch.tensor(list(PSEUDO_LABELS.values()))})
-        x = method.adv_augment(batch.images, batch.rng("augment", 2))
-        return method, model, batch, x
-
-    return build
+    """(method, model, batch) with given clusters of the first twelve digits."""
+    method, model, batch = small("advcl", clusters=CLUSTERS)
+    method.pseudo_labels = torch.tensor([[0, 1, 1, 0, 1, 0] * 2, [2, 0, 1, 1, 0, 2] * 2])
+    return method, model, batch
 
 
-def high_frequencies(x, radius):
-    """By the definition of the discrete Fourier transform, as matrices of cosines and sines."""
-    size = x.shape[-1]
-    frequency = torch.arange(size, dtype=torch.float64)
-    wave = torch.exp(-2j * math.pi * frequency[:, None] * frequency / size)
-    signed = torch.where(frequency < size / 2, frequency, frequency - size)
-    keep = (signed[:, None] ** 2 + signed**2).sqrt() >= radius
-    spectrum = wave @ x.to(wave.dtype) @ wave.T * keep
-    return (wave.conj() @ spectrum @ wave.conj().T / size**2).real
-
-
-def clean_rows(method, model, batch, x):
+def streams(method, batch):
+    """x and the three clean streams."""
     views = [method.augment(batch.images, batch.rng("augment", view)) for view in (0, 1)]
-    streams = [*views, high_frequencies(x, method.config.radius)]
-    return [row for stream in streams for row in model.embed(stream, branch="clean").tolist()]
+    x = method.adv_augment(batch.images, batch.rng("augment", 2))
+    return x, torch.cat([*views, high_pass(x, method.config.high_pass_radius)])
 
 
-def cluster_loss(model, x, branch):
-    features, total = model.features(x, branch=branch), 0.0
-    for k, labels in PSEUDO_LABELS.items():
-        head = model.heads[f"clusters_{k}"]
-        for row, label in zip((features @ head.weight.T + head.bias).tolist(), labels[:6], strict=True):
-            total += (math.log(sum(map(math.exp, row))) - row[label]) / 6 / len(PSEUDO_LABELS)
-    return total
+def cross_entropy(row, label):
+    return math.log(sum(map(math.exp, row))) - row[label]
 
 
-@pytest.mark.parametrize("branches", [("clean", "adv", "adv_ce"), ("clean", "adv"), ("clean",)])
-def test_the_loss_is_equation_7(advcl, nt_xent_loops, branches):
-    bn = replace(EncoderConfig().bn, branches=branches)
-    method, model, batch, x = advcl(encoder=EncoderConfig("digits_cnn", bn))
-    adv, ce = branches[min(1, len(branches) - 1)], branches[-1]
-    rows = clean_rows(method, model, batch, x)
-    x_cl = method.contrast_adversary(model, x, torch.tensor(rows, dtype=torch.float64), batch)
-    rows += model.embed(x_cl, branch=adv).tolist()
-    tau = method.config.temperature
-    expected = {
-        "contrast": tau / 0.07 * sum(nt_xent_loops(rows, tau, num_views=4)) / 24,
-        "clusters": 0.2 * cluster_loss(model, method.cluster_adversary(model, x, batch), ce),
-    }
+def test_the_loss_is_the_sum_of_both_terms(advcl, contrastive_row):
+    method, model, batch = advcl
+    x, clean = streams(method, batch)
+    labels = method.pseudo_labels[:, :6]
+    x_cl = method.contrastive_adversary(model, clean, x, batch)
+    x_ce = method.cluster_adversary(model, labels, x, batch)
+    rows = [*model.embed(clean, branch="clean").tolist(), *model.embed(x_cl, branch="adv").tolist()]
+    contrast = 0.0
+    for i in range(24):
+        others = [j for j in range(24) if j != i]
+        positives = [j for j in others if j % 6 == i % 6]
+        contrast += contrastive_row(rows[i], rows, positives, others, 0.2) / 24
+    features = model.features(x_ce, branch="adv_ce")
+    cluster = 0.0
+    for k, own in zip(CLUSTERS, labels.tolist(), strict=True):
+        logits = model.heads[f"clusters_{k}"](features).tolist()
+        cluster += sum(cross_entropy(row, y) for row, y in zip(logits, own, strict=True)) / 6 / len(CLUSTERS)
     terms = {name: term.item() for name, term in method.training_loss(model, batch).items()}
-    assert terms == pytest.approx(expected, rel=1e-9)
-    assert method.trained_branches == ("clean", adv, ce)
+    assert terms == pytest.approx({"contrast": contrast * 0.2 / 0.2, "ce_adv": 0.2 * cluster}, rel=1e-10)
 
 
-def test_each_perturbation_raises_its_own_term_with_the_statistics_of_the_batch(advcl, nt_xent_loops, check_attack):
-    method, model, batch, x = advcl()
-    rows = clean_rows(method, model, batch, x)
-
-    def contrast(images):
-        with frozen(model, training=True):
-            adversarial = model.embed(images, branch="adv").tolist()
-        return sum(nt_xent_loops([*rows, *adversarial], method.config.temperature, num_views=4))
-
-    def clusters(images):
-        with frozen(model, training=True):
-            return cluster_loss(model, images, "adv_ce")
-
-    z = torch.tensor(rows, dtype=torch.float64)
-    check_attack(contrast, x, method.contrast_adversary(model, x, z, batch), eps=0.15)
-    check_attack(clusters, x, method.cluster_adversary(model, x, batch), eps=0.15)
+def test_the_base_temperature_scales_the_contrastive_term(small):
+    terms = []
+    for base in (0.2, 0.07):
+        method, model, batch = small("advcl", clusters=CLUSTERS, base_temperature=base)
+        method.pseudo_labels = torch.zeros(2, 6, dtype=torch.int64)
+        terms.append({name: term.item() for name, term in method.training_loss(model, batch).items()})
+    assert terms[1]["contrast"] == pytest.approx(terms[0]["contrast"] * 0.2 / 0.07, rel=1e-10)
+    assert terms[1]["ce_adv"] == terms[0]["ce_adv"]
 
 
-def test_every_clean_stream_is_normalised_by_its_own_batch(advcl, nt_xent_loops):
-    method, model, batch, x = advcl(ce_weight=0.0)
-    model.train()
-    with frozen(model, training=True):
-        rows = clean_rows(method, model, batch, x)
-        x_cl = method.contrast_adversary(model, x, torch.tensor(rows, dtype=torch.float64), batch)
-        rows += model.embed(x_cl, branch="adv").tolist()
-    tau = method.config.temperature
-    expected = tau / 0.07 * sum(nt_xent_loops(rows, tau, num_views=4)) / 24
-    terms = method.training_loss(model, batch)
-    assert list(terms) == ["contrast"] and terms["contrast"].item() == pytest.approx(expected, rel=1e-9)
-    assert method.trained_branches == ("clean", "adv")
+def test_both_attacks_raise_their_loss_in_train_mode(advcl, check_attack):
+    method, model, batch = advcl
+    x, clean = streams(method, batch)
+    labels = method.pseudo_labels[:, :6]
+    with frozen(model, training=True), torch.no_grad():
+        z = torch.cat([model.embed(part, branch="clean") for part in clean.chunk(3)])
+
+        def contrast(images):
+            return method.contrast(torch.cat([z, model.embed(images, branch="adv")])).sum().item()
+
+        def cluster(images):
+            return method.cluster_loss(model, model.features(images, branch="adv_ce"), labels).sum().item()
+
+        x_cl = method.contrastive_adversary(model, clean, x, batch)
+        x_ce = method.cluster_adversary(model, labels, x, batch)
+        check_attack(contrast, x, x_cl, 0.15)
+        check_attack(cluster, x, x_ce, 0.15)
+    assert not torch.equal(x_cl, x_ce)
 
 
-def test_refreshed_clusters_keep_their_numbers():
-    # Three groups on the circle: from the clusters before, each stays what it was, whatever its number.
-    angles = torch.tensor([0.0, 0.02, 2.0, 2.01, 2.02, 4.0, 4.03, 0.01])
-    points = torch.stack([angles.cos(), angles.sin()], 1)
-    before = torch.tensor([2, 2, 0, 0, 0, 1, 1, 1])  # the last one strayed
-    for seed in range(5):
-        labels, _ = kmeans(points, 3, Rng.create(seed, "kmeans", torch.arange(8)), start=before)
-        assert labels.tolist() == [2, 2, 0, 0, 0, 1, 1, 2]
-
-
-def test_a_method_starts_from_the_clusters_it_has(small, monkeypatch):
-    method, model, batch = small("advcl", clusters=(2, 3), refresh_epochs=2, size=30)
+def test_every_stream_has_its_own_statistics_and_attacks_move_none(advcl):
+    method, model, batch = advcl
+    norm = next(module for module in model.modules() if hasattr(module, "branch"))
     seen = []
-
-    def fake(embeddings, clusters, rng, start=None):
-        seen.append(None if start is None else start.tolist())
-        return torch.full((30,), len(seen)), embeddings
-
-    monkeypatch.setattr("clead.methods.advcl.kmeans", fake)
-    for epoch in range(3):
-        method.start_epoch(model, lambda indices: batch.images[indices], 30, epoch)
-    assert seen == [None, None, [1] * 30, [2] * 30]
-    assert method.pseudo_labels.tolist() == [[3] * 30, [4] * 30]
-
-
-def test_too_few_images_for_the_clusters_is_one_sentence_and_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="need at least 300 training images, got 256"):
-        main(["advcl", "--clusters", "10", "300", "--train-samples", "256", "--out", str(tmp_path / "run")])
-    assert not (tmp_path / "run").exists()
+    norm.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    x, clean = streams(method, batch)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    method.contrastive_adversary(model, clean, x, batch)
+    method.cluster_adversary(model, method.pseudo_labels[:, :6], x, batch)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    seen.clear()
+    method.training_loss(model, batch)
+    assert seen[-2:] == [(("clean", 6), ("clean", 6), ("clean", 6), ("adv", 6)), "adv_ce"]
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {key for key in before if key.startswith("encoder") and "running" in key}
 
 
-def test_settings_that_make_no_sense_are_refused():
-    config = RECIPES["advcl_digits"].config
-    for clusters in ((), (0,), (3, 3)):
-        with pytest.raises(UserError, match="clusters must be different numbers above 0"):
-            replace(config, clusters=clusters)
+def test_k_means_of_earlier_clusters_keeps_their_numbers():
+    points = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
+    rng = Rng.create(0, "kmeans", torch.arange(6))
+    earlier = torch.tensor([2, 2, 0, 0, 1, 1])
+    assert kmeans(points, 3, rng, earlier)[0].tolist() == earlier.tolist()
+    # One image has moved to another group since.
+    assert kmeans(points, 3, rng, torch.tensor([2, 2, 0, 2, 1, 1]))[0].tolist() == earlier.tolist()
+    # Cluster 0 has lost all its members: a random row takes its place, and all three are used.
+    assert sorted(set(kmeans(points, 3, rng, torch.tensor([2, 2, 1, 1, 1, 1]))[0].tolist())) == [0, 1, 2]
 
 
-@pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
-    flags = "--epochs 4 --train-samples 256 --stages pretrain --checkpoint-every 1 --refresh-epochs 3"
-    command = ["advcl", *flags.split(), "--out"]
-    main([*command, str(tmp_path / "whole")])
-    original = AdvCL.start_epoch
+def test_clusters_are_those_of_the_features_and_are_refreshed(small):
+    method, model, _ = small("advcl", clusters=(2, 4), refresh_epochs=3)
+    train = load_digits().train
+    method.start_epoch(model.float(), train.batch, 40, epoch=0)
+    first = method.pseudo_labels
+    assert first.shape == (2, 40) and [len(set(row.tolist())) for row in first] == [2, 4]
+    with torch.no_grad():
+        unit = model.eval().features(train.batch(torch.arange(40)), branch="adv").double()
+    unit = (unit / unit.norm(dim=1, keepdim=True)).tolist()
+    for labels, clusters in zip(first.tolist(), (2, 4), strict=True):
+        members = [[unit[i] for i in range(40) if labels[i] == c] for c in range(clusters)]
+        means = [[sum(column) / len(rows) for column in zip(*rows, strict=True)] for rows in members]
+        for i in range(40):
+            assert math.dist(unit[i], means[labels[i]]) == pytest.approx(min(math.dist(unit[i], m) for m in means))
+    method.start_epoch(model, train.batch, 40, epoch=2)
+    assert method.pseudo_labels is first
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    method.start_epoch(model, train.batch, 40, epoch=3)
+    assert method.pseudo_labels is not first
+    other = AdvCL(method.config)
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.pseudo_labels, method.pseudo_labels)
 
-    def interrupted(self, model, images, size, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        original(self, model, images, size, epoch)
 
-    monkeypatch.setattr(AdvCL, "start_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        main([*command, str(tmp_path / "cut")])
-    monkeypatch.undo()
-    main([*command, str(tmp_path / "cut"), "--resume"])
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("whole", "cut")
-    ]
-    assert len(losses[0]) == 8 and losses[0] == losses[1]
+def test_too_large_a_radius_or_too_few_images_is_one_sentence(tmp_path):
+    command = ["advcl", "--epochs", "1", "--stages", "pretrain", "--out"]
+    with pytest.raises(UserError, match="high_pass_radius must be at most 5.657"):
+        main([*command, str(tmp_path / "a"), "--high-pass-radius", "8", "--train-samples", "128"])
+    with pytest.raises(UserError, match="need at least 500 training images, got 256"):
+        main([*command, str(tmp_path / "b"), "--clusters", "2", "500", "--train-samples", "256"])

@@ -24,25 +24,32 @@ struct LinfStart {
   Wide<T> low, high;
 };
 
-// A whole sample.
-template <class T>
-struct L2Start {
+// A whole sample of T, from numbers whose sum or sum of squares is its length; N holds one of them.
+template <class T, class N>
+struct BallStart {
+  using Number = N;
   T* x_adv;
   const T* x;
-  int32_t* z;  // room for gaussians(size)
+  N* numbers;  // room for drawn(size)
   int64_t size;
   Stream stream;
   double eps, low, high;
 };
 
+template <class T>
+struct L2Start : BallStart<T, int32_t> {};  // normal, in units of 2^-16
+template <class T>
+struct L1Start : BallStart<T, int64_t> {};  // exponential with a sign, in units of 2^-32
+
 constexpr int64_t kDraws = 1024;  // made at a time
 
-// Room for the d + 2 coordinates of a start, in full batches of draws.
-constexpr int64_t gaussians(int64_t d) { return (d + 2 + kDraws - 1) / kDraws * kDraws; }
+// Room for the d + 1 or d + 2 numbers of a start, in full batches of draws.
+constexpr int64_t drawn(int64_t d) { return (d + 2 + kDraws - 1) / kDraws * kDraws; }
 
-#define CLEAD_DECLARE_FOR(T)                  \
-  void random_start_linf(const LinfStart<T>&); \
-  void random_start_l2(const L2Start<T>&);
+#define CLEAD_DECLARE_FOR(T)           \
+  void random_start(const LinfStart<T>&); \
+  void random_start(const L2Start<T>&);   \
+  void random_start(const L1Start<T>&);
 #define CLEAD_DECLARE(isa)    \
   namespace isa {             \
   CLEAD_DECLARE_FOR(double)   \

@@ -41,7 +41,7 @@ class Rows {
     if (!dense_) copy(row, begin, size, [&](T& at, int64_t i) { at = buffer[i]; });
   }
 
- private:
+  // Calls visit(element, i) for element begin + i of a row, i < size.
   template <class Visit>
   void copy(int64_t row, int64_t begin, int64_t size, Visit&& visit) const {
     T* const data = data_ + row * stride_;
@@ -53,6 +53,7 @@ class Rows {
     });
   }
 
+ private:
   T* data_;
   int64_t stride_;
   Strided<1> row_;

@@ -33,6 +33,8 @@ class Form(NamedTuple):
 
     def checked(self, normalize: bool) -> Form:
         """This form; raises ValueError or TypeError where a value or a combination is wrong."""
+        if self == _DEFAULT:
+            return self
         arguments.check_choice("denominator", self.denominator, ("all", "own_positive", "negatives"))
         arguments.check_choice("positives_reduction", self.positives_reduction, ("mean", "sum", "inside"))
         arguments.check_number("spread", self.spread, 0.0)
@@ -56,9 +58,13 @@ class Form(NamedTuple):
 
     def features(self) -> dict[str, str]:
         """What this form asks of an implementation beyond the default, as ``dispatch.resolve`` has it."""
-        asked = self._asdict().items() - Form()._asdict().items()
+        if self == _DEFAULT:
+            return {}
+        asked = self._asdict().items() - _DEFAULT._asdict().items()
         return {name: value if isinstance(value, str) else "yes" for name, value in sorted(asked)}
 
+
+_DEFAULT = Form()
 
 SCHEMA = "str denominator, str positives_reduction, float spread, float debias, float hard_negative_beta, str metric"
 """The fields of ``Form`` in order, as op arguments."""

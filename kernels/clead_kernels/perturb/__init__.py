@@ -1,4 +1,4 @@
-"""In-place steps of an attack: ``pgd_step_``, ``random_start_``, ``project_`` (linf and l2)."""
+"""In-place steps of an attack: ``pgd_step_``, ``random_start_``, ``project_`` (linf, l2 and l1)."""
 
 from .api import pgd_step_, project_, random_start_
 

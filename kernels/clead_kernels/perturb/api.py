@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from .._arguments import values_readable
 from ..dispatch import Impl, resolve
 from . import ops
+from .reference import pixels
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1"]
 Bounds = tuple[float, float] | None
 
 
@@ -26,28 +27,40 @@ def pgd_step_(
     norm: Norm = "linf",
     bounds: Bounds = (0.0, 1.0),
     targeted: bool = False,
+    l1_sparsity: float | Tensor = 0.01,
+    momentum_buffer: Tensor | None = None,
+    momentum: float = 1.0,
     impl: Impl = "auto",
 ) -> Tensor:
     """One step of projected gradient ascent, in place (Madry et al., arXiv:1706.06083).
 
     linf: ``x_adv ← clip(x_adv + step_size · sign(grad), x - eps, x + eps)``; l2: ``grad`` is normalised per sample
-    and x_adv is pulled straight back onto the ball. Then x_adv is clamped to ``bounds``.
+    and x_adv is pulled straight back onto the ball. Then x_adv is clamped to ``bounds``. l1: the step goes along
+    sign(grad) on the coordinates of largest |grad| that the bounds leave free (Tramèr and Boneh, arXiv:1904.13000),
+    and x_adv to the nearest point of ball and bounds together (Croce and Hein, arXiv:2103.01208).
 
-    Elements (linf) or samples (l2) whose gradient is 0, NaN or (l2) infinite do not move. x - eps ≤ x_adv ≤ x + eps
-    holds bitwise in float32; l2 distances hold to 1e-6 relative. bfloat16 and float16 are computed in float32 (l2:
-    float64) and rounded towards x, so the stored image satisfies both constraints; steps shorter than the spacing
-    of the dtype are lost there. x should be inside ``bounds``; where it is not, the bounds win.
+    Elements (linf, l1) or samples (l2) whose gradient is 0, NaN or (l2) infinite do not move. x - eps ≤ x_adv ≤ x + eps
+    holds bitwise in float32; l2 and l1 distances hold to 1e-6 relative. bfloat16 and float16 are computed in float32
+    (l2, l1: float64) and rounded towards x, so the stored image satisfies both constraints; steps shorter than the
+    spacing of the dtype are lost there. x should be inside ``bounds``; where it is not, the bounds win.
 
     Args:
         x_adv: [B, ...] float64, float32, bfloat16 or float16, any strides; overwritten.
         grad: gradient of the loss at x_adv; shape, dtype and device of x_adv.
-        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        x: clean images, the same shape and device; of the dtype of x_adv, or uint8, which stands for byte/255 in that
+            dtype. Must not share memory with x_adv.
         eps: radius ≥ 0 in units of x; a float, a [B] tensor (per sample) or a tensor broadcastable to x such as
             [B,1,1,1] or, for linf, [1,C,1,1]. eps = 0 gives x.
         step_size: length ≥ 0 of the step in the norm, given like ``eps``.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: (low, high) of valid images, or None for no clamping.
         targeted: descend instead of ascend.
+        l1_sparsity: for l1, the part in (0, 1] of the d coordinates of a sample that move: round(l1_sparsity · d), at
+            least one, and all that tie with the last; a float or a [B] tensor (APGD-l1 adapts it per sample).
+        momentum_buffer: shape, dtype and device of x_adv, zeros before the first step; overwritten by
+            ``momentum · momentum_buffer + grad / ‖grad‖₁`` (per sample, rounded towards 0), which then takes the place
+            of ``grad`` (MI-FGSM, Dong et al., arXiv:1710.06081, eq. 6).
+        momentum: decay ≥ 0 of the buffer; without a buffer it has no effect.
         impl: which implementation; see ``clead_kernels.explain``.
 
     Returns:
@@ -55,14 +68,26 @@ def pgd_step_(
 
     Raises:
         ValueError: shapes, dtypes, devices or values that do not fit; x_adv requires grad or shares memory.
-        NotImplementedError: ``impl`` cannot run this call, or the norm has no implementation.
+        NotImplementedError: ``impl`` cannot run this call.
     """
     _check_images("pgd_step_", x_adv, grad=grad, x=x)
-    radius, radius_tensor = _radius("eps", eps, x, norm)
-    length, length_tensor = _radius("step_size", step_size, x, norm)
+    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
+    length, length_tensor = _radius("step_size", step_size, x, x_adv.dtype, norm)
     low, high = _limits(bounds)
-    op = _op(ops.PGD_STEP, "pgd_step_", norm, impl, x)
-    op(x_adv, grad, x, radius, length, radius_tensor, length_tensor, low, high, targeted)
+    taken = resolve("pgd_step_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
+    x = _clean(x, x_adv)
+    if norm == "l1":
+        part, part_tensor = _sparsity(l1_sparsity, x, x_adv.dtype)
+    if momentum_buffer is not None:
+        _check_buffer(momentum_buffer, momentum, x_adv, grad, x)
+        ops.MOMENTUM[taken](momentum_buffer, grad, float(momentum))
+        grad = momentum_buffer
+    op = ops.PGD_STEP[norm][taken]
+    if norm == "l1":
+        tensors = (radius_tensor, length_tensor, part_tensor)
+        op(x_adv, grad, x, radius, length, part, *tensors, low, high, targeted)
+    else:
+        op(x_adv, grad, x, radius, length, radius_tensor, length_tensor, low, high, targeted)
     return x_adv
 
 
@@ -85,11 +110,11 @@ def random_start_(
 
     Args:
         x_adv: [B, ...], overwritten; what it held does not matter.
-        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        x: clean images, the same shape and device, of the same dtype or uint8; must not share memory with x_adv.
         eps: radius, as in ``pgd_step_``.
         seed: 64-bit key of the random stream, in [0, 2**64).
         sample_ids: int64 [B] on the device of x, low 32 bits the sample and high 32 bits the view; None = 0 … B-1.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: as in ``pgd_step_``.
         step: training step, epoch or restart, in [0, 2**32).
         impl: which implementation; see ``clead_kernels.explain``.
@@ -103,7 +128,7 @@ def random_start_(
     """
     _check_images("random_start_", x_adv, x=x)
     _check_ids(sample_ids, x)
-    radius, radius_tensor = _radius("eps", eps, x, norm)
+    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
     low, high = _limits(bounds)
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
@@ -111,8 +136,8 @@ def random_start_(
         raise ValueError(f"step must be in [0, 2**32), got {step}")
     # The dispatcher's integers are signed; Philox only looks at the bits.
     key = seed - 2**64 if seed >= 2**63 else seed
-    op = _op(ops.RANDOM_START, "random_start_", norm, impl, x)
-    op(x_adv, x, radius, radius_tensor, key, sample_ids, step, low, high)
+    op = ops.RANDOM_START[norm][resolve("random_start_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
+    op(x_adv, _clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high)
     return x_adv
 
 
@@ -127,11 +152,13 @@ def project_(
 ) -> Tensor:
     """Pull x_adv, in place, onto the ball of radius ``eps`` around x and into ``bounds``.
 
+    linf and l1 give the nearest point of ball and bounds together; l2 pulls straight towards x and clamps.
+
     Args:
         x_adv: [B, ...], overwritten.
-        x: clean images, the same shape, dtype and device; must not share memory with x_adv.
+        x: clean images, the same shape and device, of the same dtype or uint8; must not share memory with x_adv.
         eps: radius, as in ``pgd_step_``.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: as in ``pgd_step_``.
         impl: which implementation; see ``clead_kernels.explain``.
 
@@ -143,14 +170,11 @@ def project_(
         NotImplementedError: as ``pgd_step_``.
     """
     _check_images("project_", x_adv, x=x)
-    radius, radius_tensor = _radius("eps", eps, x, norm)
+    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
     low, high = _limits(bounds)
-    _op(ops.PROJECT, "project_", norm, impl, x)(x_adv, x, radius, radius_tensor, low, high)
+    op = ops.PROJECT[norm][resolve("project_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
+    op(x_adv, _clean(x, x_adv), radius, radius_tensor, low, high)
     return x_adv
-
-
-def _op(table: dict[str, dict[str, ops.Op]], name: str, norm: str, impl: str, x: Tensor) -> ops.Op:
-    return table[norm][resolve(name, impl, device=x.device, dtype=x.dtype, norm=norm)]
 
 
 def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
@@ -161,22 +185,25 @@ def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
         )
     if not x_adv.is_floating_point() or x_adv.dim() == 0:
         raise ValueError(f"x_adv must be a float tensor [B, ...], got {x_adv.dtype} {tuple(x_adv.shape)}")
-    if not x_adv.is_contiguous() and any(
-        n > 1 and step == 0 for n, step in zip(x_adv.shape, x_adv.stride(), strict=True)
-    ):
-        raise ValueError("x_adv is an expanded view whose elements share memory: pass x_adv.contiguous()")
+    _check_dense("x_adv", x_adv)
     for name, other in others.items():
         if not isinstance(other, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(other).__name__}")
         if other.shape != x_adv.shape:
             raise ValueError(f"{name} must have the shape of x_adv, {tuple(x_adv.shape)}, got {tuple(other.shape)}")
-        if other.dtype != x_adv.dtype or other.device != x_adv.device:
+        alike = other.dtype == x_adv.dtype or (name == "x" and other.dtype == torch.uint8)
+        if not alike or other.device != x_adv.device:
             raise ValueError(
-                f"{name} must have the dtype and device of x_adv, {x_adv.dtype} on {x_adv.device}, "
-                f"got {other.dtype} on {other.device}"
+                f"{name} must have the dtype and device of x_adv, {x_adv.dtype} on {x_adv.device}"
+                f"{' (or be torch.uint8)' if name == 'x' else ''}, got {other.dtype} on {other.device}"
             )
         if not torch.compiler.is_compiling() and _share_memory(x_adv, other):
             raise ValueError(f"x_adv shares memory with {name}, which would be overwritten: pass a copy")
+
+
+def _check_dense(name: str, x: Tensor) -> None:
+    if not x.is_contiguous() and any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True)):
+        raise ValueError(f"{name} is an expanded view whose elements share memory: pass {name}.contiguous()")
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
@@ -196,21 +223,58 @@ def _reach(x: Tensor) -> int:
     return (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))) * x.element_size()
 
 
-def _radius(name: str, value: float | Tensor, x: Tensor, norm: str) -> tuple[float, Tensor | None]:
+def _clean(x: Tensor, x_adv: Tensor) -> Tensor:
+    """x as an op takes it: the GPU kernels read no bytes."""
+    return x if x.device.type == "cpu" else pixels(x, x_adv.dtype)
+
+
+def _check_buffer(buffer: Tensor, momentum: float, x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
+    if not isinstance(buffer, Tensor):
+        raise TypeError(f"momentum_buffer must be a tensor, got {type(buffer).__name__}")
+    if (buffer.shape, buffer.dtype, buffer.device) != (x_adv.shape, x_adv.dtype, x_adv.device):
+        raise ValueError(
+            f"momentum_buffer must be {x_adv.dtype} {list(x_adv.shape)} on {x_adv.device} like x_adv, "
+            f"got {buffer.dtype} {list(buffer.shape)} on {buffer.device}"
+        )
+    if not 0 <= momentum < math.inf:
+        raise ValueError(f"momentum must be a finite number >= 0, got {momentum}")
+    if buffer.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "momentum_buffer requires grad, and pgd_step_ writes it without a gradient: pass a detached one"
+        )
+    _check_dense("momentum_buffer", buffer)
+    for name, other in (("x_adv", x_adv), ("grad", grad), ("x", x)):
+        if not torch.compiler.is_compiling() and _share_memory(buffer, other):
+            raise ValueError(f"momentum_buffer shares memory with {name}: pass a tensor of its own")
+
+
+def _sparsity(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> tuple[float, Tensor | None]:
+    """``l1_sparsity`` as the two arguments of an op, like ``_radius``."""
+    if not isinstance(value, Tensor):
+        if not 0 < value <= 1:
+            raise ValueError(f"l1_sparsity must be in (0, 1], got {value}")
+        return float(value), None
+    tensor = _radius_tensor("l1_sparsity", value, x, dtype, "l1")
+    if values_readable(tensor) and not bool(((tensor > 0) & (tensor <= 1)).all()):
+        raise ValueError(
+            f"l1_sparsity must be in (0, 1] everywhere, got {tensor.min().item()} to {tensor.max().item()}"
+        )
+    return 0.0, tensor
+
+
+def _radius(name: str, value: float | Tensor, x: Tensor, dtype: torch.dtype, norm: str) -> tuple[float, Tensor | None]:
     """``value`` as the two arguments of an op: a float, and the tensor that replaces it or None."""
-    if norm not in ("linf", "l2"):
-        if norm == "l1":
-            raise NotImplementedError("norm='l1' is not implemented yet: use 'linf' or 'l2'")
-        raise ValueError(f"norm must be 'linf' or 'l2', got {norm!r}")
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
     if not isinstance(value, Tensor):
         # Infinity is a radius (no ball) but not a length: 0 · inf is NaN.
         if not value >= 0 or (name == "step_size" and not value < math.inf):
             raise ValueError(f"{name} must be a number >= 0, got {value}")
         return float(value), None
-    return 0.0, _radius_tensor(name, value, x, norm)
+    return 0.0, _radius_tensor(name, value, x, dtype, norm)
 
 
-def _radius_tensor(name: str, value: Tensor, x: Tensor, norm: str) -> Tensor:
+def _radius_tensor(name: str, value: Tensor, x: Tensor, dtype: torch.dtype, norm: str) -> Tensor:
     if value.device != x.device or not value.is_floating_point():
         raise ValueError(f"{name} must be a float tensor on {x.device}, got {value.dtype} on {value.device}")
     shape, full = tuple(value.shape), tuple(x.shape)
@@ -218,14 +282,14 @@ def _radius_tensor(name: str, value: Tensor, x: Tensor, norm: str) -> Tensor:
         shape += (1,) * (x.dim() - 1)  # one number per sample
     else:
         shape = (1,) * (x.dim() - len(shape)) + shape
-    outer = shape[1:] if norm == "l2" else ()
+    outer = () if norm == "linf" else shape[1:]
     fits = len(shape) == x.dim() and all(a in (1, b) for a, b in zip(shape, full, strict=True))
     if not fits or any(size != 1 for size in outer):
-        wanted = "[B] or [B,1,...]" if norm == "l2" else "[B] or broadcastable to x"
+        wanted = "[B] or broadcastable to x" if norm == "linf" else "[B] or [B,1,...]"
         raise ValueError(f"{name} must be {wanted} for x of shape {full}, got {tuple(value.shape)}")
     if values_readable(value) and not bool((value >= 0).all()):
         raise ValueError(f"{name} must be >= 0 everywhere, got a minimum of {value.min().item()}")
-    return value.detach().reshape(shape).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return value.detach().reshape(shape).to(torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def _limits(bounds: Bounds) -> tuple[float, float]:

@@ -1,0 +1,168 @@
+"""A classifier on a pre-trained encoder: linear or with the encoder, on clean or on attacked images.
+
+The four stages are what the papers call standard and adversarial linear fine-tuning (SLF, ALF) and standard and
+adversarial full fine-tuning (SFF, AFF).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clead.attacks import Constraint, Objective, attack, frozen
+from clead.augment import find_augmentation
+from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, Stage
+from clead.data import Dataset, Splits
+from clead.engine.loop import Fit, fit
+from clead.engine.progress import Progress
+from clead.engine.run import RunFolder
+from clead.losses import kl_divergence, trades_loss
+from clead.methods.base import Batch
+from clead.models import LinearHead, Model, initialise
+from clead.protocols.encode import encode
+from clead.rng import Rng
+
+WITH_ENCODER: tuple[Stage, ...] = ("full_finetune", "adv_finetune")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The loss of a step, and the accuracy by which epochs are compared.
+
+    Attributes:
+        model: with the ``classifier`` to train.
+        config: augmentation, and for attacked images loss and attack.
+        branch: batch-norm branch of every image.
+        with_encoder: the encoder is trained too.
+        impl: implementation of the perturbation operators.
+    """
+
+    model: Model
+    config: FinetuneConfig
+    branch: str
+    with_encoder: bool
+    impl: Impl
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """CE(f(x), y), CE(f(x'), y) or TRADES' CE(f(x), y) + beta KL(f(x) || f(x')) on augmented images."""
+        x = find_augmentation(self.config.augment)(batch.images, batch.rng("augment"))
+        if not isinstance(self.config, AdvFinetuneConfig):
+            return {"ce": F.cross_entropy(self.logits(x), batch.labels)}
+        x_adv = self.attacked(x, batch.labels, self.config, batch.rng("attack"))
+        if self.config.loss == "ce":
+            return {"ce_adv": F.cross_entropy(self.logits(x_adv), batch.labels)}
+        return trades_loss(self.logits(x), self.logits(x_adv), batch.labels, beta=self.config.beta)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[B, num_classes], with gradients for what is trained and for nothing else."""
+        with torch.set_grad_enabled(self.with_encoder):
+            features = self.model.features(x, branch=self.branch)
+        logits: Tensor = self.model.heads["classifier"](features)
+        return logits
+
+    def attacked(self, x: Tensor, labels: Tensor, config: AdvFinetuneConfig, rng: Rng) -> Tensor:
+        """The images [B, C, H, W] that maximise the cross-entropy or TRADES' divergence, batch norm in eval mode."""
+
+        def classify(images: Tensor) -> Tensor:
+            return self.model.logits(images, branch=self.branch)
+
+        def cross_entropy(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, labels, reduction="none")
+
+        loss: Callable[[Tensor], Tensor] = cross_entropy
+        if config.loss == "trades":
+            with frozen(self.model), torch.no_grad():
+                loss = partial(kl_divergence, logits=classify(x))
+
+        return attack(
+            Objective(self.model, classify, loss),
+            x,
+            constraint=Constraint(config.attack.norm, config.attack.eps),
+            steps=config.attack.steps,
+            step_size=config.attack.step_size,
+            random_start=config.attack.random_start,
+            rng=rng,
+            impl=self.impl,
+        )
+
+    def accuracy(self, dataset: Dataset, seed: int, batch_size: int = 500) -> float:
+        """The share classified correctly; under the attack of training where there is one."""
+        correct = 0
+        samples = torch.arange(len(dataset), device=dataset.labels.device)
+        for part in samples.split(batch_size):
+            x, labels = dataset.batch(part), dataset.labels[part]
+            if isinstance(self.config, AdvFinetuneConfig):
+                x = self.attacked(x, labels, self.config, Rng.create(seed, "eval_attack", part))
+            with torch.no_grad():
+                correct += int((self.model.logits(x, branch=self.branch).argmax(1) == labels).sum())
+        return correct / len(dataset)
+
+
+def finetune(
+    model: Model,
+    stage: Stage,
+    config: FinetuneConfig,
+    splits: Splits,
+    *,
+    branch: str,
+    seed: int,
+    impl: Impl,
+    checkpoint_every: int,
+    folder: RunFolder,
+    progress: Progress,
+    meta: dict[str, object],
+) -> None:
+    """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
+
+    A frozen encoder is in eval mode; if the images are neither augmented nor attacked, each is encoded once.
+
+    Args:
+        model: its classifier is replaced by a new one, as wide as the data has classes.
+        stage: which of the four.
+        config: its settings; an AdvFinetuneConfig for the adversarial ones.
+        splits: trained on ``train``; the best epoch is chosen on ``val``.
+        branch: batch-norm branch.
+        seed: seed of the run.
+        impl: implementation of the perturbation operators.
+        checkpoint_every: epochs between checkpoints.
+        folder: the run.
+        progress: where to show progress.
+        meta: what a checkpoint says of the model.
+    """
+    model.eval()
+    train = splits.train
+    head = LinearHead(model.encoder.feature_dim, splits.num_classes, zero_init=config.zero_init)
+    head.to(train.labels.device)
+    initialise(head, seed)
+    model.heads["classifier"] = head
+    task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
+    images: Callable[[Tensor], Tensor] = train.batch
+    loss: Callable[[Batch], dict[str, Tensor]] = task.loss
+    if stage == "linear_eval" and config.augment == "none":
+        features = encode(model, train, branch=branch)
+        images = features.__getitem__
+        loss = lambda batch: {"ce": F.cross_entropy(head(batch.images), batch.labels)}  # noqa: E731
+    fit(
+        Fit(
+            stage=stage,
+            model=model,
+            trained=nn.ModuleList([model.encoder, head]) if task.with_encoder else head,
+            loss=loss,
+            images=images,
+            labels=train.labels,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            optimizer=config.optimizer,
+            seed=seed,
+            checkpoint_every=checkpoint_every,
+            meta=meta,
+            score=(lambda: task.accuracy(splits.val, seed)) if config.select == "best_val" else None,
+        ),
+        folder,
+        progress,
+    )
