@@ -44,7 +44,7 @@ class Step:
 def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
     """What is to be done, in order."""
     python, pytest = sys.executable, [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
-    tests = marked("kernels")
+    tests, gpu_tests = marked("kernels"), marked("kernels", "gpu")
     no_device = "" if cuda else "no CUDA device"
     device = ["--device", "cuda" if cuda else "cpu"]
 
@@ -57,7 +57,10 @@ def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 8),
         Step("explain", [python, "-c", EXPLAIN, "cuda" if cuda else "cpu"], 2),
         Step(
-            "test-gpu", [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/test-gpu.xml", *tests], 8, skip=no_device
+            "test-gpu",
+            [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/test-gpu.xml", *gpu_tests],
+            8,
+            skip=no_device,
         ),
         Step("test-cpu", [*pytest, "-m", CPU_TESTS, f"--junitxml={out}/test-cpu.xml", *tests], 8),
     ]
@@ -102,10 +105,10 @@ def search_path(*more: Path) -> str:
     )
 
 
-def marked(mark: str) -> list[str]:
-    """Test files with that mark: the others need packages that are not here, and fail when collected."""
+def marked(*marks: str) -> list[str]:
+    """Test files with all these marks: the others need packages that are not here, and fail when collected."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if f"mark.{mark}" in file.read_text()]
+    return [str(file.relative_to(ROOT)) for file in files if all(f"mark.{mark}" in file.read_text() for mark in marks)]
 
 
 def run_step(step: Step, out: Path, say: Callable[[str], None]) -> dict[str, object]:

@@ -73,6 +73,7 @@ def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress
     return {
         "method": name,
         "seed": seed,
+        "commit": environment()["commit"],
         "clean": accuracies["clean"],
         "pgd20": accuracies["pgd20"],
         "few_labels": few_labels(model, splits, per_class=PER_CLASS, draws=DRAWS, branch=branch, seed=0),

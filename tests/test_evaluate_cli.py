@@ -3,29 +3,35 @@
 import csv
 import json
 import shutil
+from functools import partial
 
 import pytest
 
-from clead import train
+from clead import report, train
+from clead.attacks import autoattack
 from clead.attacks.autoattack import available
+from clead.cli import plans
 from clead.engine import checkpoint
+from clead.engine.progress import Progress
 from clead.engine.results import KEY
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate import session
-from clead.protocols import sanity
+from clead.evaluate.table import headlines
+from clead.protocols import sweeps
 from clead.protocols.catalogue import AttackSpec, find_attack
 
-TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--attack.steps", "1"]
+TINY = ["--epochs", "1", "--batch-size", "64", "--linear-eval.epochs", "2"]
 TINY += ["--checkpoint-every", "1", "--evaluation.sweep-eps", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny C-LEAD run on the digits, with an untrained model beside it."""
+    """A tiny SimCLR run on the digits, with an untrained model beside it."""
     out = tmp_path_factory.mktemp("runs") / "main"
-    train.main(["clead", *TINY, "--compare", "random", "--evaluation.samples", "60", "--out", str(out)])
+    (plan,) = plans(["simclr", *TINY, "--compare", "random", "--evaluation.samples", "60", "--out", str(out)])
+    train.run(plan, Progress(report.output_console()))  # without the figures
     return out
 
 
@@ -53,7 +59,7 @@ def test_rows_are_added_by_key_and_none_is_lost(run, capsys):
     assert (pgd["run"], pgd["protocol"], pgd["samples"], pgd["flags"]) == ("main", "linear_eval", 60, ["subset"])
     assert "torch" in pgd["versions"] and pgd["seconds"] > 0
     output = capsys.readouterr().out
-    assert "no headline at linf eps 0.2: that takes autoattack, or apgd_ce and apgd_t" in output
+    assert "main: no headline at linf eps 0.2: that takes autoattack, or apgd_ce and apgd_t" in output
     assert json.loads((run / "run.json").read_text())["state"] == "done"
     with open(run / "results.csv", newline="") as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row["accuracy"] for row in after]
@@ -115,6 +121,7 @@ def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
         (["--eps", "2"], r"--eps must be in \[0, 1\]"),
         (["--eps", "8/0"], "expected a number such as 0.03 or 8/255"),
         (["--norm", "l2"], "--norm l2 needs --eps"),
+        (["--norm", "l1", "--eps", "1", "--attacks", "rfgsm"], "the attack rfgsm exists in linf, got the norm 'l1'"),
         (["--samples", "0"], "--samples must be at least 1, got 0"),
         (["--protocols", "attack"], "--protocols must be of attacks"),
         (["--stage", "adv_finetune"], "expected a checkpoint of adv_finetune, found none"),
@@ -133,6 +140,11 @@ def test_a_run_that_is_none_a_damaged_checkpoint_and_a_run_in_use(run, tmp_path)
         evaluate.main([str(tmp_path)])
     with RunFolder(run).locked(), pytest.raises(UserError, match="in use by another process"):
         evaluate.main([str(run), "--attacks", "fgsm"])
+    content = (run / "results.json").read_text()
+    (run / "results.json").write_text(content[:-9])
+    with pytest.raises(UserError, match="results.json: expected JSON"):
+        evaluate.main([str(run), "--attacks", "fgsm"])
+    (run / "results.json").write_text(content)
     weights = checkpoint.latest(run / "checkpoints") / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or altered"):
@@ -203,7 +215,10 @@ def test_measures_have_a_file_of_their_own_with_formulas(run):
 
 
 def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatch, capsys):
-    monkeypatch.setattr(sanity, "available", lambda: False)  # 5000 queries an image
+    # The whole sweep and all checks have tests of their own, and take seconds.
+    monkeypatch.setattr(session, "steps_cases", partial(sweeps.steps_cases, steps=(0, 1, 20)))
+    late = session.Check("no_fall_with_eps", None, "6 images")
+    monkeypatch.setattr(session, "thorough_checks", lambda subject, norm, eps, others: [late])
     before = rows(run)
     evaluate.main([str(run), "--attacks", "pgd20", "--eps", "0.1", "--samples", "40"])
     table = next(row for row in rows(run) if row["name"] == "pgd20")
@@ -212,14 +227,15 @@ def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatc
     evaluate.main([str(run), "--protocols", protocols, "--eps", "0.1", *settings])
     found = rows(run)
     assert next(row for row in found if row["name"] == "pgd20" and row["eps"] == 0.1) == table
-    assert {row["steps"] for row in found if "sweep" in row["flags"]} == {0, 1, 2, 5, 10, 50, 100}
+    assert {row["steps"] for row in found if "sweep" in row["flags"]} == {0, 1}
     assert [(row["corruption"], row["severity"]) for row in found if row["corruption"]] == [("fog", 5), ("contrast", 5)]
-    assert len(found) == len(before) + 1 + (8 - 1) + 2  # one of the 8 step counts is in the table
+    assert len(found) == len(before) + 1 + (3 - 1) + 2  # one of the 3 step counts is in the table
     checks = json.loads((run / "sanity.json").read_text())["sanity"]
-    assert {check["flag"]: check["found"] for check in checks}["loss_does_not_rise"] is False
+    assert {check["flag"]: check["found"] for check in checks}["zero_gradients"] is False
+    assert checks[-1]["found"] is None and checks[-1]["detail"] == "6 images"
     output = capsys.readouterr().out
     assert "in the style of CIFAR-10-C: no number of a published table" in output
-    assert "main loss_does_not_rise: fine; mean cross-entropy" in output
+    assert "main no_fall_with_eps: undecided; 6 images" in output
 
 
 def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, capsys):
@@ -228,3 +244,37 @@ def test_a_suspicion_is_printed_and_stored_with_every_row(run, monkeypatch, caps
     row = next(row for row in rows(run) if row["eps"] == 0.2)
     assert row["flags"] == ["subset", "softmax_outputs"]
     assert "RED FLAG main fgsm at eps 0.2: softmax_outputs" in capsys.readouterr().out
+
+
+def test_a_model_that_gives_nan_is_named_and_the_rows_of_others_stay(run, tmp_path):
+    broken = run / "comparisons" / "random"
+    path = checkpoint.latest(broken / "checkpoints")
+    saved = checkpoint.load(path)
+    weights = {**saved.weights, "heads.classifier.bias": saved.weights["heads.classifier.bias"] * float("nan")}
+    meta = {key: value for key, value in saved.meta.items() if key not in ("schema", "sha256")}
+    checkpoint.save(broken / "checkpoints", meta, weights, {})
+    command = ["--attacks", "fgsm", "--eps", "0.1", "--samples", "9", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="comparisons/random: the model must give finite logits, got NaN"):
+        evaluate.main([str(run), str(broken), *command])
+    assert [row["name"] for row in rows(tmp_path / "out")] == ["clean", "fgsm"]
+
+
+def test_the_headline_admits_that_another_attack_went_lower():
+    row = {"run": "r", "model": "trained", "norm": "linf", "eps": 0.1, "corruption": None, "flags": []}
+    rows = [
+        {**row, "attack": "autoattack", "name": "autoattack", "accuracy": 0.5, "flags": ["headline"]},
+        {**row, "attack": "pgd", "name": "pgd20", "accuracy": 0.49},
+        {**row, "attack": "transfer:s", "name": "pgd20 from s", "accuracy": 0.1},
+    ]
+    assert list(headlines(rows)) == [
+        "r: headline at linf eps 0.1 is autoattack, 50.0%, yet pgd20 went lower: report its 49.0%"
+    ]
+    assert list(headlines(rows[:1])) == ["r: headline at linf eps 0.1 is autoattack, 50.0%"]
+
+
+def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypatch):
+    before = rows(trained)
+    monkeypatch.setattr(autoattack.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"need the library pyautoattack 0\.2\.0, found none"):
+        evaluate.main([str(trained), "--attacks", "fgsm,square", "--eps", "0.1", "--samples", "9"])
+    assert rows(trained) == before

@@ -94,7 +94,7 @@ def autoattack(
     Raises:
         UserError: the library is absent or not the one that was checked, or there are too few classes.
     """
-    library = _library()
+    library = load_library()
     with frozen(module), torch.no_grad():
         classes = logits(x[:1]).shape[1]
     parts = [part for part in PARTS[attack] if classes >= _LEAST_CLASSES.get(part, 2)]
@@ -121,7 +121,8 @@ class _Logits(nn.Module):
         return self._logits(x)
 
 
-def _library() -> Any:
+def load_library() -> Any:
+    """The module ``pyautoattack``; a UserError if it is absent, or not the one that was checked."""
     spec = importlib.util.find_spec("pyautoattack")
     if spec is None or spec.origin is None:
         raise UserError(

@@ -23,6 +23,9 @@ class Transform(Protocol):
     def color(self) -> bool:
         """Makes sense for red, green and blue only."""
 
+    def faded(self, strength: float) -> Transform:
+        """The same at a share ``strength`` in [0, 1] of its strength, with as many draws."""
+
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Images [B, C, H, W] in [0, 1] and u float64 [draws, B] in [0, 1) -> images of the same shape."""
 
@@ -48,6 +51,10 @@ class Augmentation:
             raise UserError(
                 f"augmentation {self.name!r} changes colours: expected images with 3 channels, got {channels}"
             )
+
+    def faded(self, strength: float) -> Augmentation:
+        """All transforms at a share ``strength`` in [0, 1] of their strength; flips have none and stay."""
+        return Augmentation(self.name, tuple(transform.faded(strength) for transform in self.transforms))
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
         """Augment a batch.

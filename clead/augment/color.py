@@ -22,6 +22,10 @@ class RandomBrightness:
     draws = 1
     color = False
 
+    def faded(self, strength: float) -> RandomBrightness:
+        """A smaller range."""
+        return RandomBrightness(strength * self.strength)
+
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """One factor per image from u [1, B]."""
         return adjust_brightness(images, _factor(u[0], self.strength))
@@ -43,6 +47,10 @@ class ColorJitter:
     draws = 5
     color = True
 
+    def faded(self, strength: float) -> ColorJitter:
+        """Smaller ranges, less often."""
+        return ColorJitter(*(strength * x for x in (self.brightness, self.contrast, self.saturation, self.hue, self.p)))
+
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Whether, and the four factors, from u [5, B]."""
         jittered = adjust_brightness(images, _factor(u[1], self.brightness))
@@ -59,6 +67,10 @@ class RandomGrayscale:
     p: float
     draws = 1
     color = True
+
+    def faded(self, strength: float) -> RandomGrayscale:
+        """Less often."""
+        return RandomGrayscale(strength * self.p)
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Grey where u [1, B] is below ``p``."""

@@ -28,6 +28,14 @@ class RandomAffine:
     draws = 4
     color = False
 
+    def faded(self, strength: float) -> RandomAffine:
+        """Smaller ranges."""
+        return RandomAffine(
+            strength * self.shift,
+            strength * self.rotation,
+            (1 - strength + strength * self.scale[0], 1 - strength + strength * self.scale[1]),
+        )
+
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Uniform shifts (right, down), angle (anticlockwise) and magnification, from u [4, B]."""
         low, high = self.scale
@@ -73,6 +81,10 @@ class RandomCrop:
     draws = 2
     color = False
 
+    def faded(self, strength: float) -> RandomCrop:
+        """Less padding, in whole pixels."""
+        return RandomCrop(round(strength * self.padding))
+
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Top and left edge uniform in 0 … 2 padding, from u [2, B]."""
         top, left = (_integer(row, 2 * self.padding + 1) for row in u)
@@ -91,6 +103,10 @@ class HorizontalFlip:
     p: float = 0.5
     draws = 1
     color = False
+
+    def faded(self, strength: float) -> HorizontalFlip:
+        """Itself: a mirror image is as strange at any time."""
+        return self
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Flips where u [1, B] is below ``p``."""
@@ -114,6 +130,12 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     draws = 22
     color = False
+
+    def faded(self, strength: float) -> RandomResizedCrop:
+        """Larger areas, of the same aspects."""
+        return RandomResizedCrop(
+            (1 - strength + strength * self.scale[0], 1 - strength + strength * self.scale[1]), self.ratio
+        )
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Ten areas, ten aspects, then the place, from u [22, B]."""

@@ -110,10 +110,11 @@ def main(argv: list[str]) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             locks.enter_context(RunFolder(folder).locked())
+            read_results(folder / "results.json")  # a damaged file is an error before the first attack
         for opened in todo:
             try:
                 rows += evaluate(session, opened, console, versions)
-            except NotImplementedError as error:
+            except (NotImplementedError, UserError) as error:
                 raise UserError(f"{opened.subject.name}: {error}") from error
         by_name = {opened.subject.key["run"]: opened for opened in todo}
         for measure in accuracy_measures(rows, arguments.gap):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from clead.attacks.autoattack import available as autoattack_available
+from clead.attacks.autoattack import load_library
 from clead.config import TrainConfig
 from clead.engine.results import Row, read_results, row_key
 from clead.evaluate.measures import encoding_measures
@@ -106,4 +107,6 @@ def chosen_attacks(config: TrainConfig, arguments: argparse.Namespace) -> list[A
         names += ["autoattack"] if autoattack_available() else []
     settings = {"norm": arguments.norm, "steps": arguments.steps, "restarts": arguments.restarts}
     specs = [find_attack(name, **settings) for name in names]
+    if any(spec.library for spec in specs):
+        load_library()  # or what is wrong with it would show after the first attacks
     return list({(spec.name, spec.norm): spec for spec in specs}.values())

@@ -4,6 +4,8 @@ import difflib
 from typing import Any
 
 from clead.errors import UserError
+from clead.methods.a_acl import AACL
+from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.advcl import AdvCL
@@ -12,6 +14,7 @@ from clead.methods.base import Batch, Method
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.dynacl import DynACL
 from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
@@ -25,6 +28,8 @@ from clead.methods.trades import TRADES
 from clead.methods.uel import UEL
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "a_acl": AACL,
+    "a_rocl": ARoCL,
     "acl": ACL,
     "adaptive_fnc": AdaptiveFNC,
     "advcl": AdvCL,
@@ -32,6 +37,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ce": CrossEntropy,
     "clae": CLAE,
     "clead": CLead,
+    "dynacl": DynACL,
     "fast_at": FastAdversarialTraining,
     "fnc": FNC,
     "ifnd": IFND,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from clead.config import AttackConfig, ContrastiveConfig
+from clead.losses import cancelled_nt_xent
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import Model
-from clead_kernels import nt_xent
+from clead.models import Branch, Model
+from clead_kernels import FalseNegatives
 
 
 class ACL(ContrastiveMethod["ACL.Config"]):
@@ -38,25 +39,39 @@ class ACL(ContrastiveMethod["ACL.Config"]):
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Eq. 5, both streams in one forward pass."""
         views = self.views(batch)
-        x_adv = self.adversaries(model, views, batch)
+        cancelled = self.cancelled(model, views, batch)
+        x_adv = self.adversaries(model, views, batch, cancelled)
         streams = ((self.clean_branch, len(views)), (self.adv_branch, len(views)))
-        z, z_adv = model.embed(torch.cat([views, x_adv]), branch=streams).chunk(2)
-        return {"clean": self.contrast(z).mean() / 2, "adv": self.contrast(z_adv).mean() / 2}
+        z, z_adv = self.embed(model, torch.cat([views, x_adv]), streams).chunk(2)
+        return {
+            "clean": self.contrast(z, cancelled).mean() / 2,
+            "adv": self.contrast(z_adv, cancelled).mean() / 2,
+        }
 
-    def adversaries(self, model: Model, views: Tensor, batch: Batch) -> Tensor:
+    def cancelled(self, model: Model, views: Tensor, batch: Batch) -> FalseNegatives | Tensor | None:
+        """Negatives that all terms and the attack leave out, as ``cancelled_nt_xent`` takes them: none."""
+        return None
+
+    def adversaries(
+        self, model: Model, views: Tensor, batch: Batch, cancelled: FalseNegatives | Tensor | None = None
+    ) -> Tensor:
         """Both views [2B, C, H, W] perturbed to be told apart."""
         return self.perturb(
             model,
-            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
-            self.contrast,
+            lambda x_adv: self.embed(model, x_adv, self.adv_branch),
+            lambda z: self.contrast(z, cancelled),
             views,
             self.config.attack,
             batch.rng("attack", 0).cat(batch.rng("attack", 1)),
         )
 
-    def contrast(self, embeddings: Tensor) -> Tensor:
+    def embed(self, model: Model, x: Tensor, branch: Branch) -> Tensor:
+        """Embeddings [N, d] of images [N, C, H, W]."""
+        return model.embed(x, branch=branch)
+
+    def contrast(self, embeddings: Tensor, cancelled: FalseNegatives | Tensor | None = None) -> Tensor:
         """NT-Xent of every row, [2B]."""
-        return nt_xent(embeddings, temperature=self.config.temperature, reduction="none", impl=self.config.impl)
+        return cancelled_nt_xent(embeddings, cancelled, temperature=self.config.temperature, impl=self.config.impl)
 
     @property
     def trained_branches(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
+from clead.errors import UserError
 from clead.losses import uel_loss
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
@@ -75,9 +76,8 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
         scale = torch.ones(1, 1, 1, 1, dtype=x.dtype, device=x.device)
         if config.channel_scale:
             if len(config.channel_scale) != x.shape[1]:
-                raise ValueError(
-                    f"channel_scale must hold {x.shape[1]} values, one per channel, got {config.channel_scale}"
-                )
+                values = "1 value" if x.shape[1] == 1 else f"{x.shape[1]} values, one per channel"
+                raise UserError(f"channel_scale must hold {values}, got {config.channel_scale}")
             scale = torch.tensor(config.channel_scale, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
         start = x
         if config.random_signs:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
+from clead.losses import cancelled_nt_xent
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
 from clead.models import Model
-from clead_kernels import nt_xent
+from clead_kernels import FalseNegatives
 
 
 class RoCL(ContrastiveMethod["RoCL.Config"]):
@@ -49,35 +50,49 @@ class RoCL(ContrastiveMethod["RoCL.Config"]):
         """Eq. 6."""
         views = self.views(batch)
         first, second = views.chunk(2)
-        x_adv = self.adversary(model, first, second, batch)
+        cancelled = self.cancelled(model, views, batch)
+        x_adv = self.adversary(model, first, second, batch, cancelled)
         z = model.embed(torch.cat([views, x_adv]), branch=self.adv_branch)
-        terms = {"contrast": 2 * self.contrast(z, num_views=3).mean()}
+        terms = {"contrast": 2 * self.contrast(z, cancelled, num_views=3).mean()}
         if self.config.regularization:
             z = model.embed(torch.cat([x_adv, second]), branch=self.adv_branch)
-            terms["regularization"] = self.config.regularization * self.contrast(z).mean()
+            terms["regularization"] = self.config.regularization * self.contrast(z, cancelled).mean()
         return terms
 
-    def adversary(self, model: Model, x: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    def cancelled(self, model: Model, views: Tensor, batch: Batch) -> FalseNegatives | Tensor | None:
+        """Negatives that all terms and the attack leave out, as ``cancelled_nt_xent`` takes them: none."""
+        return None
+
+    def adversary(
+        self,
+        model: Model,
+        x: Tensor,
+        target: Tensor,
+        batch: Batch,
+        cancelled: FalseNegatives | Tensor | None = None,
+    ) -> Tensor:
         """x + d [B, C, H, W] that is far from the other view ``target``."""
         with frozen(model), torch.no_grad():
             keys = model.embed(target, branch=self.adv_branch)
         return self.perturb(
             model,
             lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
-            lambda z: self.contrast(torch.cat([z, keys])).view(2, -1).sum(0),
+            lambda z: self.contrast(torch.cat([z, keys]), cancelled).view(2, -1).sum(0),
             x,
             self.config.attack,
             batch.rng("attack"),
         )
 
-    def contrast(self, embeddings: Tensor, num_views: int = 2) -> Tensor:
+    def contrast(
+        self, embeddings: Tensor, cancelled: FalseNegatives | Tensor | None = None, num_views: int = 2
+    ) -> Tensor:
         """NT-Xent of every row against constant keys, the mean over its positives: [num_views * B]."""
-        return nt_xent(
+        return cancelled_nt_xent(
             embeddings,
+            cancelled,
             num_views=num_views,
             temperature=self.config.temperature,
             grad_candidates=False,
-            reduction="none",
             impl=self.config.impl,
         )
 

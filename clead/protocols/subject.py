@@ -103,7 +103,6 @@ class Subject:
         logits = torch.cat(parts)
         if logits.shape[1] != len(self.test.classes):
             raise UserError(
-                f"{self.name}: expected logits of the {len(self.test.classes)} classes of {self.test.name}, "
-                f"found {logits.shape[1]}"
+                f"expected logits of the {len(self.test.classes)} classes of {self.test.name}, found {logits.shape[1]}"
             )
         return logits.argmax(1) == self.labels

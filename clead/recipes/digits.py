@@ -17,6 +17,8 @@ from clead.config import (
     OptimizerConfig,
     ProjectorConfig,
 )
+from clead.methods.a_acl import AACL
+from clead.methods.a_rocl import ARoCL
 from clead.methods.acl import ACL
 from clead.methods.adaptive_fnc import AdaptiveFNC
 from clead.methods.advcl import AdvCL
@@ -24,6 +26,7 @@ from clead.methods.ascl import ASCL
 from clead.methods.ce import CrossEntropy
 from clead.methods.clae import CLAE
 from clead.methods.clead import CLead
+from clead.methods.dynacl import DynACL
 from clead.methods.fast_at import FastAdversarialTraining
 from clead.methods.fnc import FNC
 from clead.methods.ifnd import IFND
@@ -167,5 +170,33 @@ RECIPES = (
             refresh_epochs=20,
         ),
         "ours; a quarter of the radius of the high-frequency view, for images of a quarter of the size",
+    ),
+    Recipe(
+        "a_rocl_digits",
+        "a_rocl",
+        ARoCL.Config(**_SHARED, projector=_PROJECTOR, temperature=0.2, attack=_ATTACK),
+        "ours; as rocl_digits, thresholds as a_rocl_cifar10",
+    ),
+    Recipe(
+        "a_acl_digits",
+        "a_acl",
+        AACL.Config(
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=_ATTACK,
+        ),
+        "ours; as acl_digits, thresholds as a_acl_cifar10",
+    ),
+    Recipe(
+        "dynacl_digits",
+        "dynacl",
+        DynACL.Config(
+            **{**_SHARED, "encoder": _TWO_BRANCHES},
+            projector=_PROJECTOR,
+            temperature=0.2,
+            attack=_ATTACK,
+        ),
+        "ours; as acl_digits, stages, weights and momentum as dynacl_cifar10",
     ),
 )

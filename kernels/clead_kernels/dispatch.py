@@ -92,8 +92,12 @@ SUPPORT: tuple[Support, ...] = (
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),
+    Support("similarity", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
     Support("similarity_topk", "native", devices=("cpu",)),
     Support("similarity_topk", "reference"),
+    Support(
+        "similarity_topk", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("k", ("up to 256",)), ("width", ("up to 512",)))
+    ),
     *(
         Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),))
         for op in ("pgd_step_", "random_start_", "project_")

@@ -155,3 +155,21 @@ def test_a_gpu_gives_the_cpus_images(name):
     found = AUGMENTATIONS[name](images.cuda(), stream(64, device="cuda"))
     # The same draws and boxes; interpolation may fuse its products.
     torch.testing.assert_close(found.cpu(), AUGMENTATIONS[name](images, stream(64)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(AUGMENTATIONS) - {"none"}))
+def test_a_faded_augmentation_keeps_its_draws_and_ends_in_no_change_but_flips(name):
+    augment, images = AUGMENTATIONS[name], noise(16)
+    assert augment.faded(1.0) == augment
+    assert [part.draws for part in augment.faded(0.3).transforms] == [part.draws for part in augment.transforms]
+    out = augment.faded(0.0)(images, stream(16))
+    for image, result in zip(images, out, strict=True):
+        assert min((result - image).abs().max(), (result - image.flip(-1)).abs().max()) < 1e-5
+    distance = [(augment.faded(s)(images, stream(16)) - out).square().mean() for s in (0.25, 1.0)]
+    assert distance[0] < distance[1]
+
+
+def test_acl_at_half_strength_by_hand():
+    crop, flip, jitter, gray = AUGMENTATIONS["acl"].faded(0.5).transforms
+    assert crop.scale == (0.55, 1.0) and flip.p == 0.5 and gray.p == 0.1
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.p) == (0.2, 0.2, 0.2, 0.05, 0.4)

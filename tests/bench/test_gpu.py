@@ -111,7 +111,7 @@ def test_the_plan(tmp_path):
     assert {step.name for step in without if step.skip} == {"nvidia-smi", "test-gpu"}
     assert not any(step.skip for step in with_device)
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
-    assert "gpu and kernels" in gpu_tests and "tests/kernels/test_dispatch.py" in gpu_tests
+    assert "gpu and kernels" in gpu_tests and "tests/kernels/test_gpu_contrastive.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
     assert "bench-quick" not in {step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True)}
 

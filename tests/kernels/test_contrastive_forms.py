@@ -293,6 +293,15 @@ def test_spread_where_exponentials_leave_the_range(impl, scale):
     assert grad.abs().max().item() <= 1e-9
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_spread_of_rows_without_a_positive_is_0(randn, impl):
+    """Nothing bounds the exponentials of such rows."""
+    a, b = randn(128, 2, dtype=torch.float32, grad=True), randn(129, 2, dtype=torch.float32)
+    loss = info_nce(a, b, temperature=0.005, positives=torch.full((128,), -1), spread=1.0, impl=impl)
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, a)[0].eq(0).all()
+
+
 LEVELS = torch.tensor([[0, 0, 1, 1, 0, -1], [3, 4, 3, 4, 3, 3], [5, 5, 5, -1, 5, 5]])
 
 

@@ -1,4 +1,4 @@
-"""The contrastive Triton kernels on the CPU, in child processes: Triton must be told before its first import."""
+"""The Triton kernels on the CPU, in child processes: Triton must be told before its first import."""
 
 from __future__ import annotations
 
@@ -38,8 +38,13 @@ def test_numerics() -> None:
     run("-m", "pytest", str(HERE / "triton_interpreted.py"))
 
 
+def test_numerics_of_similarity() -> None:
+    run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"))
+
+
 @pytest.mark.slow
 def test_the_rest_of_the_numerics() -> None:
+    run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"), "-m", "slow")
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow")
 
 

@@ -66,6 +66,18 @@ def test_named_native_never_falls_back(extension):
         resolve("similarity", "native", device="cuda", dtype=torch.float32)
 
 
+@pytest.mark.parametrize("archs", ["none", "8.0 9.0+PTX"])
+def test_native_on_cuda_needs_a_build_with_cuda(monkeypatch, archs):
+    monkeypatch.setattr(_native, "available", lambda: True)
+    monkeypatch.setattr(_native, "build_info", lambda: {"cuda": archs})
+    assert resolve("pgd_step_", "native", device="cpu", dtype=torch.float32) == "native"
+    if archs != "none":
+        assert resolve("pgd_step_", "native", device="cuda", dtype=torch.float32, norm="l1") == "native"
+        return
+    with pytest.raises(NotImplementedError, match="native is absent here: the extension was built without CUDA"):
+        resolve("pgd_step_", "native", device="cuda", dtype=torch.float32)
+
+
 WITHOUT_TRITON = [
     op for op in dispatch.OPS if not any(row.op == op and row.impl == "triton" for row in dispatch.SUPPORT)
 ]

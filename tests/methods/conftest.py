@@ -24,9 +24,13 @@ def small():
         model.double().train()
         images = load_digits().train.batch(torch.arange(size)).double()
         branches = method.config.encoder.bn.branches
-        for _ in range(20):  # statistics that fit the images, or all embeddings point the same way
-            for branch in branches:
-                model.features(images, branch=branch)
+        for index, branch in enumerate(branches):  # no two alike
+            scales = [p for key, p in model.named_parameters() if key.endswith(f".branch.{branch}.weight")]
+            with torch.no_grad():
+                for scale in scales:
+                    scale += 0.2 * index * torch.arange(len(scale)).sin()
+            for _ in range(20):  # statistics that fit the images, or all embeddings point the same way
+                model.features((1 - 0.2 * index) * images, branch=branch)
         model.eval()
         labels = torch.tensor(labels) if labels else torch.arange(size) % 3
         return method, model, Batch(images, labels, torch.arange(size), step=2, seed=5, progress=progress)
@@ -48,6 +52,21 @@ def contrastive_row():
         return sum(log_sum - s[p] for p in positives) / len(positives)
 
     return loss
+
+
+@pytest.fixture
+def nt_xent_loops(contrastive_row):
+    """NT-Xent of view-major rows by loops, a list; ``left_out`` are pairs (i, j) that leave the denominators."""
+
+    def losses(rows, temperature, num_views=2, left_out=frozenset()):
+        size, values = len(rows) // num_views, []
+        for i in range(len(rows)):
+            positives = [j for j in range(len(rows)) if j != i and j % size == i % size]
+            denominator = [j for j in range(len(rows)) if j in positives or (j != i and (i, j) not in left_out)]
+            values.append(contrastive_row(rows[i], rows, positives, denominator, temperature))
+        return values
+
+    return losses
 
 
 @pytest.fixture

@@ -16,6 +16,13 @@ CLEAD_INLINE Vec<T> minus_log_of_complement(Vec<T> p) {
   return (z + z) * sum;
 }
 
+// Where it is not capped it is selected; rows without a positive have no shift that would bound it.
+template <class T>
+CLEAD_INLINE Vec<T> capped_exp2(Vec<T> x) {
+  const Vec<T> ceiling = all<T>(4);
+  return exp2<T>(x > ceiling ? ceiling : x);
+}
+
 template <class T, class R>
 void forward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, const T* strip) {
   const Spread<T>& sums = p.a->spread;
@@ -30,7 +37,7 @@ void forward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, 
     };
     Vec<T> logs{}, odds{}, found{}, max = lowest;
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
-      const Vec<T> x = exponent(c), share = exp2<T>(x) * scale;
+      const Vec<T> x = exponent(c), share = capped_exp2<T>(x) * scale;
       const Vec<T> other = share > dominant ? zero : share;
       found = share > dominant ? one : found;
       max = larger<T>(max, share > dominant ? lowest : x);
@@ -41,7 +48,7 @@ void forward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, 
     Vec<T> others{};
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       const Vec<T> x = exponent(c);
-      others += exp2<T>(exp2<T>(x) * scale > dominant ? lowest : x - top);
+      others += exp2<T>(capped_exp2<T>(x) * scale > dominant ? lowest : x - top);
     }
     sums.logs[i] += static_cast<double>(total<T>(logs));
     sums.odds[i] += static_cast<double>(total<T>(odds));
@@ -53,7 +60,7 @@ void forward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, 
 // The strip becomes the gradient of the loss, with this term, by s_ij.
 template <class T, class R>
 void backward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, T* strip) {
-  const Vec<T> log = log_weight(p), dominant = all(static_cast<T>(kDominant)), one = all<T>(1), ceiling = all<T>(4);
+  const Vec<T> log = log_weight(p), dominant = all(static_cast<T>(kDominant)), one = all<T>(1);
   const auto& a = *p.a;
   const Spread<T>& spread = a.spread;
   for (int64_t r = 0; r < rows; ++r) {
@@ -64,12 +71,9 @@ void backward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0,
       T* const at = strip + r * p.block + c;
       const int64_t j = j0 + c;
       const auto exponent = [&](T shift) { return exponents<T, R, true>(p, pick, at, j, log, all(shift)).negative; };
-      const Vec<T> share = exp2<T>(exponent(a.shift[i])) * spread.share[i];
+      const Vec<T> share = capped_exp2<T>(exponent(a.shift[i])) * spread.share[i];
       Vec<T> other = share * (factor + share / (one - share));
-      if (spread.scale[i] != 0) {
-        const Vec<T> x = exponent(spread.shift[i]);
-        other -= exp2<T>(x > ceiling ? ceiling : x) * spread.scale[i];
-      }
+      if (spread.scale[i] != 0) other -= capped_exp2<T>(exponent(spread.shift[i])) * spread.scale[i];
       store(at, shifted_gradient<T, R, true>(p, pick, at, j, log, all(a.alpha[i]), all(a.gamma[i]), all(a.rho[i]),
                                              all(a.shift[i]), all(a.positive_shift[i])) +
                     spread.weight[i] * (share > dominant ? share * factor : other));

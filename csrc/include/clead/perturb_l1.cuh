@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kTeamThreads, 1) pgd_step_l1_kernel(const __gr
   most = sample.largest(most);
   double shrinkage = sample.sum(bad) > 0 ? __longlong_as_double(0x7FF8000000000000) : 0.0;
   if (shrinkage == 0.0 && most > 0.0) {
-    const double power = power_of_two(most), scale = exp2(static_cast<double>(l1_bits(s.size) - 1));
+    const double power = power_of_two(most), scale = ldexp(1.0, l1_bits(s.size) - 1);
     const double budget = floor(s.eps.at(sample.index) / power * scale);
     const int64_t units = l1_shrinkage(
         budget < 0x1p62 ? static_cast<int64_t>(budget) : int64_t{1} << 62,

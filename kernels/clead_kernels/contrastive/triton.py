@@ -11,23 +11,22 @@ the denominator and its offset, the number of positives, and the row's part of t
 from __future__ import annotations
 
 import math
-import os
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import triton_kernels as kernels
+from .._triton_rows import MAX_WIDTH, inverse_norms, on_device, padded_width, precision
 from .pairs import Pairs
-from .triton_configs import MAX_WIDTH, Config, config, padded_width
+from .triton_backward import backward_kernel, prepare_kernel
+from .triton_configs import Config, config
+from .triton_forward import forward_kernel
 
 STATISTICS = 6
 """Rows of the statistics."""
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BOUND = 58.0  # exp2 of -2 * sharpness, and 2 ** 10 times the inverse of it, are normal float32 numbers
-_ROWS = 32  # of a program that only reads rows
+_ROWS = 32  # of a program that prepares anchors
 
 
 def forward(
@@ -42,13 +41,13 @@ def forward(
     if rows == 0:
         return loss, count, statistics
     rule = _Rule(a, b, pairs, temperature, normalize)
-    with _on_device(a):
+    with on_device(a):
         anchor_norms = candidate_norms = None
         if rule.cosines:
-            anchor_norms = _inverse_norms(a)
-            candidate_norms = anchor_norms if b is a else _inverse_norms(b)
+            anchor_norms = inverse_norms(a)
+            candidate_norms = anchor_norms if b is a else inverse_norms(b)
         shape = config("forward", rule.masks, width, a.dtype, rows, a.device)
-        kernels.forward_kernel[(-(-rows // shape.block_m),)](
+        forward_kernel[(-(-rows // shape.block_m),)](
             a, b, anchor_norms, candidate_norms, rule.sharpness, rows, columns, a.stride(0), b.stride(0),
             pairs.self_offset, pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups,
             rule.threshold, rule.threshold_stride, rule.clusters, rule.candidate_clusters, pairs.weight,
@@ -84,7 +83,7 @@ def backward(
     if a.shape[0] == 0:
         return grad_anchors, grad_candidates.zero_(), grad_temperature
     rule = _Rule(a, b, pairs, temperature, normalize)
-    with _on_device(a):
+    with on_device(a):
         prepared = _prepare(a, b, grad_loss, statistics, rule)
         if candidates is not None:
             if needs[0]:
@@ -147,7 +146,7 @@ class _Rule:
             "THRESHOLD": kind,
             "ALL_RULES": pairs.all_rules,
             "TREATMENT": treatment,
-            "PRECISION": "exact" if INTERPRETED else "tf32" if a.dtype == torch.float16 else "ieee",
+            "PRECISION": precision(a.dtype),
         }
 
 
@@ -158,11 +157,11 @@ def _prepare(
     rows = a.shape[0]
     coefficients = statistics.new_empty((3, rows))
     anchor_norms = statistics.new_empty(rows) if rule.cosines else None
-    kernels.prepare_kernel[(-(-rows // _ROWS),)](
+    prepare_kernel[(-(-rows // _ROWS),)](
         a, anchor_norms, statistics, grad_loss, coefficients, rows, a.stride(0), grad_loss.stride(0),
         D=rule.flags["D"], BLOCK_D=rule.flags["BLOCK_D"], BLOCK_M=_ROWS,
     )  # fmt: skip
-    candidate_norms = anchor_norms if b is a or not rule.cosines else _inverse_norms(b)
+    candidate_norms = anchor_norms if b is a or not rule.cosines else inverse_norms(b)
     return coefficients, anchor_norms, candidate_norms
 
 
@@ -188,7 +187,7 @@ def _gradient(
     if rows == 0:
         return
     shape = config("backward", rule.masks, out.shape[1], out.dtype, rows, out.device)
-    kernels.backward_kernel[(-(-rows // shape.block_m),)](
+    backward_kernel[(-(-rows // shape.block_m),)](
         own, other, *norms, rule.sharpness, rows, other.shape[0], own.stride(0), other.stride(0), pairs.self_offset,
         pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride, *clusters,
         pairs.weight, statistics, coefficients, out,
@@ -204,16 +203,6 @@ def _launch(shape: Config, width: int) -> dict[str, int]:
         "num_warps": shape.warps,
         "num_stages": shape.stages,
     }
-
-
-def _inverse_norms(x: Tensor) -> Tensor:
-    count, width = x.shape
-    out = x.new_empty(count, dtype=torch.float32)
-    if count:
-        kernels.inverse_norms_kernel[(-(-count // _ROWS),)](
-            x, out, count, x.stride(0), D=width, BLOCK_D=padded_width(width), BLOCK_M=_ROWS
-        )
-    return out
 
 
 def _threshold(a: Tensor, pairs: Pairs) -> tuple[Tensor | float, int, int]:
@@ -239,9 +228,3 @@ def _vector(x: Tensor | None) -> Tensor | None:
 
 def _same(x: Tensor | None, y: Tensor | None) -> bool:
     return x is y or (x is not None and y is not None and x.data_ptr() == y.data_ptr())
-
-
-def _on_device(x: Tensor) -> AbstractContextManager[Any]:
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
-        return torch.cuda.device(x.device)
-    return nullcontext()

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-MAX_WIDTH = 512
-"""Largest number of dimensions: a program keeps whole rows, padded to a power of two, and their gradient."""
+from .._triton_rows import padded_width
 
 
 class Config(NamedTuple):
@@ -81,11 +80,6 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
 
 FEW_ANCHORS = 8192
 """Up to so many rows the small tile of the table is taken: large ones would leave processors without work."""
-
-
-def padded_width(width: int) -> int:
-    """The next power of two, at least 16: what a tile holds."""
-    return max(16, 1 << max(width - 1, 0).bit_length())
 
 
 def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, device: torch.device) -> Config:

@@ -19,9 +19,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import triton_kernels as kernels
+from .triton_backward import backward_kernel
 from .triton_configs import TABLE, Config
+from .triton_forward import forward_kernel
 
+KERNELS = {"forward": forward_kernel, "backward": backward_kernel}
 CAPABILITIES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have."""
@@ -89,7 +91,7 @@ def compile_case(
     kernel: str, masks: str, variant: str, width: int, dtype: str, shape: Config, capability: int
 ) -> Resources:
     """Compile one configuration and read what it takes."""
-    function = getattr(kernels, f"{kernel}_kernel")
+    function = KERNELS[kernel]
     types, constants = _signature(function.arg_names, VARIANTS[kernel, masks, variant], width, dtype)
     constants |= {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
     # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.

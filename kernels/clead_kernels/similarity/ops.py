@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +11,19 @@ from torch import Tensor
 from .. import _library, _rows
 from . import native, reference
 
-_FORWARD = {"reference": reference.forward, "native": native.forward}
-_BACKWARD = {"reference": reference.backward, "native": native.backward}
-_TOPK = {"reference": reference.topk, "native": native.topk}
+
+def _triton(name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        from . import triton  # not at the top: Triton need not be installed
+
+        return getattr(triton, name)(*arguments)
+
+    return call
+
+
+_FORWARD = {"reference": reference.forward, "native": native.forward, "triton": _triton("forward")}
+_BACKWARD = {"reference": reference.backward, "native": native.backward, "triton": _triton("backward")}
+_TOPK = {"reference": reference.topk, "native": native.topk, "triton": _triton("topk")}
 
 _ARGUMENTS = "Tensor a, Tensor b, Tensor? temperature_tensor, float temperature, bool normalize, str impl"
 

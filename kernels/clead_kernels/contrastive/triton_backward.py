@@ -1,0 +1,223 @@
+"""The contrastive backward in Triton: one pass over all pairs per gradient. See ``triton_pairs`` for the terms."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .._triton_rows import TINY, dots, inverse_norm, load_rows, squared_norm
+from .triton_pairs import LN2, LOG2E, false_negatives, relation, sharpness_of
+
+
+@triton.jit
+def prepare_kernel(
+    anchors, norms, statistics, grad_loss, coefficients, rows, stride, grad_stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """What the backward needs of each anchor: its inverse norm, and ``coefficients`` [3, M] (see ``load_side``)."""
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = index < rows
+    if norms is not None:
+        tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, 0, BLOCK_D)), mask=there)
+    g = tl.load(grad_loss + index.to(tl.int64) * grad_stride, mask=there, other=0.0)
+    n = tl.load(statistics + index, mask=there, other=0.0)
+    p = tl.load(statistics + rows + index, mask=there, other=0.0)
+    total = tl.load(statistics + 3 * rows + index, mask=there, other=1.0)
+    number = tl.load(statistics + 4 * rows + index, mask=there, other=0.0)
+    counts = number > 0.0
+    alpha = tl.where(counts, g / total, 0.0)
+    # A single positive gets minus the mass of the negatives, not softmax - 1: nothing cancels.
+    mass = 1.0 / (1.0 + tl.exp2((p - n) * LOG2E))
+    rho = g * tl.where(number > 1.0, 1.0 / tl.maximum(number, 1.0), mass)
+    tl.store(coefficients + index, alpha, mask=there)
+    tl.store(coefficients + rows + index, tl.where(number > 1.0, alpha, 0.0), mask=there)
+    tl.store(coefficients + 2 * rows + index, tl.where(counts, rho, 0.0), mask=there)
+
+
+@triton.jit
+def load_side(
+    coefficients, statistics, threshold, index, rows, threshold_stride, MULTIPLE: tl.constexpr, BOUNDED: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):  # fmt: skip
+    """(alpha, among, rho, offset, threshold) of anchors.
+
+    d loss_i / d s_ij = e_ij alpha_i on negatives and e_ij among_i - rho_i on positives.
+    """
+    there = index < rows
+    alpha = tl.load(coefficients + index, mask=there, other=0.0)
+    rho = tl.load(coefficients + 2 * rows + index, mask=there, other=0.0)
+    among = alpha
+    offset = alpha
+    cut = alpha
+    if MULTIPLE:
+        among = tl.load(coefficients + rows + index, mask=there, other=0.0)
+    if not BOUNDED:
+        offset = tl.load(statistics + 2 * rows + index, mask=there, other=0.0)
+    if THRESHOLD == 1:
+        cut = tl.full([index.shape[0]], threshold, tl.float32)
+    if THRESHOLD == 2:
+        cut = tl.load(threshold + index.to(tl.int64) * threshold_stride, mask=there, other=0.0)
+    return alpha, among, rho, offset, cut
+
+
+@triton.jit
+def exponential(dot, offset, k, BOUNDED: tl.constexpr):
+    """e_ij: against the common offset 1, or against the anchor's own (which excluded pairs may exceed by far)."""
+    if BOUNDED:
+        return tl.exp2(k * (dot - 1.0))
+    else:
+        exponent = k * (dot - offset)
+        return tl.exp2(tl.where(exponent > 126.0, 126.0, exponent))  # tl.minimum would lose a NaN
+
+
+@triton.jit
+def coefficients_of(
+    positive, false, alpha, among, rho, weight, MULTIPLE: tl.constexpr, TREATMENT: tl.constexpr
+):  # fmt: skip
+    """(factor of e, what is subtracted) for one direction of the pair."""
+    if TREATMENT == "attract":
+        positive = positive | false
+    factor = alpha
+    if TREATMENT == "eliminate":
+        factor = tl.where(false, 0.0, factor)
+    if TREATMENT == "weight":
+        factor = tl.where(false, factor * weight, factor)
+    factor = tl.where(positive, among if MULTIPLE else 0.0, factor)
+    return factor, tl.where(positive, rho, 0.0)
+
+
+@triton.jit
+def backward_kernel(
+    own, other, own_norms, other_norms, sharpness, own_count, other_count, own_stride, other_stride,
+    self_offset, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride, own_clusters,
+    other_clusters, weight, statistics, coefficients, out,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
+    OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
+    TREATMENT: tl.constexpr, SIDES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of BLOCK_M own rows, over all other rows.
+
+    SIDES says which rows are anchors: "own" (the gradient of the anchors), "other" (of the candidates), or "both":
+    one set of rows with positives by groups, where T_ij = G_ij + G_ji is made from one dot product.
+    """
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = index < own_count
+    k = sharpness_of(sharpness, ON_DEVICE)
+    own_norm = 0.0
+    own_positive = 0
+    own_group = 0
+    own_cluster = 0
+    if own_norms is not None:
+        own_norm = tl.load(own_norms + index, mask=there, other=0.0)[:, None]
+    x = 0.0
+    if BLOCK_K == BLOCK_D:
+        x = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D)
+        if UNIT:
+            x = x * own_norm
+    if positive_index is not None and SIDES == "own":
+        own_positive = tl.load(positive_index + index, mask=there, other=-1)[:, None]
+    if own_groups is not None:
+        own_group = tl.load(own_groups + index, mask=there, other=0)[:, None]
+    if own_clusters is not None:
+        own_cluster = tl.load(own_clusters + index, mask=there, other=-1)[:, None]
+    if SIDES != "other":
+        own_alpha, own_among, own_rho, own_offset, own_cut = load_side(
+            coefficients, statistics, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
+        )
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    for start in range(0, other_count, BLOCK_N):
+        column = start + tl.arange(0, BLOCK_N)
+        inside = column < other_count
+        y = load_rows(other, column, other_count, other_stride, D, 0, BLOCK_D)
+        other_norm = 0.0
+        if other_norms is not None:
+            other_norm = tl.load(other_norms + column, mask=inside, other=0.0)
+        if UNIT:
+            y = y * other_norm[:, None]
+        dot = dots(
+            x, y, own, index, own_count, own_stride, own_norm, other, column, other_count, other_stride, other_norm,
+            D, BLOCK_D, BLOCK_K, UNIT, PRECISION,
+        )  # fmt: skip
+        cosine = dot
+        if other_norms is not None and not UNIT:
+            cosine = dot * (own_norm * other_norm[None, :])
+            if NORMALIZE:
+                dot = cosine
+        other_positive = 0
+        other_group = 0
+        other_cluster = 0
+        if positive_index is not None and SIDES == "other":
+            other_positive = tl.load(positive_index + column, mask=inside, other=-1)[None, :]
+        if own_groups is not None:
+            other_group = tl.load(other_groups + column, mask=inside, other=0)[None, :]
+        if own_clusters is not None:
+            other_cluster = tl.load(other_clusters + column, mask=inside, other=-1)[None, :]
+        if SIDES == "other":
+            itself, positive = relation(
+                column[None, :], index[:, None], self_offset, positive_offset, other_positive, other_group, own_group,
+                SELF, OFFSET, positive_index is not None, own_groups is not None,
+            )  # fmt: skip
+        else:
+            itself, positive = relation(
+                index[:, None], column[None, :], self_offset, positive_offset, own_positive, own_group, other_group,
+                SELF, OFFSET, positive_index is not None, own_groups is not None,
+            )  # fmt: skip
+
+        if SIDES != "own":
+            alpha, among, rho, offset, cut = load_side(
+                coefficients, statistics, threshold, column, other_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
+            )
+            false = positive
+            if TREATMENT != "none":
+                false = (positive == 0) & false_negatives(
+                    cosine, cut[None, :], other_cluster, own_cluster, THRESHOLD != 0, own_clusters is not None,
+                    ALL_RULES,
+                )  # fmt: skip
+            e = exponential(dot, offset[None, :], k, BOUNDED)
+            factor, subtracted = coefficients_of(
+                positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
+            )
+        if SIDES != "other":
+            own_false = positive
+            if TREATMENT != "none":
+                own_false = (positive == 0) & false_negatives(
+                    cosine, own_cut[:, None], own_cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
+                    ALL_RULES,
+                )  # fmt: skip
+            own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
+            own_factor, own_subtracted = coefficients_of(
+                positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
+                TREATMENT,
+            )  # fmt: skip
+        if SIDES == "own":
+            grad = own_e * own_factor - own_subtracted
+        elif SIDES == "other":
+            grad = e * factor - subtracted
+        elif BOUNDED:
+            grad = e * (factor + own_factor) - (subtracted + own_subtracted)
+        else:
+            grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
+        if SELF:
+            grad = tl.where(itself, 0.0, grad)
+        if NORMALIZE and not UNIT:
+            grad = grad * other_norm[None, :]
+        # Rows beyond the last are zero in y, whatever their grad.
+        if PRECISION == "exact":
+            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
+        elif PRECISION == "ieee":
+            acc = tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
+        else:
+            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision=PRECISION)
+
+    acc = acc * (k * LN2)
+    if NORMALIZE:
+        row = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
+        grown = tl.sqrt_rn(squared_norm(row)) >= TINY
+        row = row * own_norm
+        radial = tl.sum(row * acc, axis=1)[:, None]
+        acc = tl.where(grown[:, None], own_norm * (acc - row * radial), 0.0)
+    dims = tl.arange(0, BLOCK_D)
+    pointers = out + index.to(tl.int64)[:, None] * D + dims[None, :]
+    tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
