@@ -118,11 +118,6 @@ def assert_within_the_bar(samples, dtype):
         assert ours_of[1] <= max(2 * theirs_of[1], 16 * u), (i, ours_of, theirs_of)
 
 
-@pytest.fixture(autouse=True)
-def no_tf32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-
-
 NAMES = ["nt_xent", "nt_xent, 3 views", "sup_con", "sup_con across sets", "info_nce", "info_nce by index"]
 
 

@@ -18,11 +18,6 @@ pytest.importorskip("triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(autouse=True)
-def no_tf32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-
-
 def data(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to("cuda", dtype)
 
@@ -59,10 +54,11 @@ def test_similarity(left, right, normalize, dtype):
     truth = measure(lambda a, b, t: plain(a, b, t, normalize), a, b, torch.float64)
     rival = measure(lambda a, b, t: plain(a, b, t.to(a.dtype), normalize), a, b, dtype)
     got = measure(lambda a, b, t: similarity(a, b, temperature=t, normalize=normalize, impl="triton"), a, b, dtype)
-    for i, (x, y, z) in enumerate(zip(got, truth, rival, strict=True)):
-        u = torch.finfo(dtype).eps / 2
-        bar = max(1.5 * float((z - y).norm()), 8 * u * float(y.norm()))
-        assert float((x - y).norm()) <= bar, i
+    u = torch.finfo(dtype).eps / 2
+    # The temperature's gradient is a sum of weight * score / temperature that nearly cancels.
+    scales = [*(float(y.norm()) for y in truth[:3]), float(truth[0].norm()) / 0.3]
+    for i, (x, y, z, scale) in enumerate(zip(got, truth, rival, scales, strict=True)):
+        assert float((x - y).norm()) <= max(1.5 * float((z - y).norm()), 8 * u * scale), i
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

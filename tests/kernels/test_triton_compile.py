@@ -33,6 +33,8 @@ def name(case):
 def default(case):
     """The most common width: the dearest forms of its large tiles, and the plain ones in bfloat16."""
     _, masks, variant, width, dtype, shape = case
+    if case[0] not in ("forward", "backward"):
+        return variant in ("temperature on the device", "of b", "up to k = 64") and (width, dtype) == (128, "bfloat16")
     large = TABLE[case[0], masks, width, dtype][1]
     return width == 128 and shape == large and variant == "self" and (dtype != "float16" or masks == "rules")
 
@@ -52,8 +54,8 @@ def test_nothing_spills_and_shared_memory_suffices(case, capability):
 
 def test_small_tiles_fit_chips_with_99_kilobytes_of_shared_memory():
     for row in committed():
-        small = TABLE[row["kernel"], row["masks"], int(row["width"]), row["dtype"]][0]
-        if small == tuple(int(row[field]) for field in small._fields):
+        small = TABLE.get((row["kernel"], row["masks"], int(row["width"]), row["dtype"]), (None,))[0]
+        if small is None or small == tuple(int(row[field]) for field in small._fields):
             assert int(row["shared"]) <= 99 * 1024, row
 
 

@@ -19,11 +19,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ..similarity import triton_configs as similarity_configs
+from ..similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 from .triton_backward import backward_kernel
 from .triton_configs import TABLE, Config
 from .triton_forward import forward_kernel
 
-KERNELS = {"forward": forward_kernel, "backward": backward_kernel}
+KERNELS = {
+    "forward": forward_kernel,
+    "backward": backward_kernel,
+    "similarity": similarity_kernel,
+    "similarity_backward": similarity_backward_kernel,
+    "topk": topk_kernel,
+    "topk_merge": topk_merge_kernel,
+}
 CAPABILITIES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have."""
@@ -55,6 +64,15 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
     ("backward", "rules", "self, attract"): {**_SELF, **_RULES, "SIDES": "both", "TREATMENT": "attract"},
     ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
+    ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
+    ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
+    ("similarity_backward", "plain", "of b"): {"ON_DEVICE": True, "grad_own_stride": 1},
+    **{
+        (kernel, "plain", f"up to k = {k}"): {"K": k}
+        for kernel in ("topk", "topk_merge")
+        for k, dtype in similarity_configs.TOPK
+        if dtype == "float32"
+    },
 }
 
 
@@ -85,6 +103,15 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
             for of_kernel, of_masks, variant in VARIANTS:
                 if (of_kernel, of_masks) == (kernel, masks):
                     yield kernel, masks, variant, width, dtype, shape
+    for dtype, shape in similarity_configs.FORWARD.items():
+        yield "similarity", "plain", "temperature on the device", 128, dtype, shape
+    for (width, dtype), shape in similarity_configs.BACKWARD.items():
+        yield "similarity_backward", "plain", "of a", width, dtype, shape
+        yield "similarity_backward", "plain", "of b", width, dtype, shape
+    for (k, dtype), shape in similarity_configs.TOPK.items():
+        yield "topk", "plain", f"up to k = {k}", 128, dtype, shape
+        if dtype == "float32":
+            yield "topk_merge", "plain", f"up to k = {k}", 128, dtype, similarity_configs.MERGE
 
 
 def compile_case(
@@ -93,12 +120,13 @@ def compile_case(
     """Compile one configuration and read what it takes."""
     function = KERNELS[kernel]
     types, constants = _signature(function.arg_names, VARIANTS[kernel, masks, variant], width, dtype)
-    constants |= {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
+    blocks = {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
+    constants |= {name: block for name, block in blocks.items() if name in function.arg_names}
     # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
     aligned = [
         position
         for position, name in enumerate(function.arg_names)
-        if types.get(name, "").startswith("*") or name.endswith("_stride")
+        if types[name].startswith("*") or (name.endswith("_stride") and name not in constants)
     ]
     compiled = triton.compile(
         ASTSource(function, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned}),
@@ -130,7 +158,7 @@ def _signature(
         "PRECISION": "tf32" if dtype == "float16" else "ieee",
     } | variant
     absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
-    rows = ("anchors", "candidates", "own", "other", "out")
+    rows = ("anchors", "candidates", "own", "other", "out", "a", "b", "queries", "bank", "grad", "values")
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in names:
@@ -139,19 +167,21 @@ def _signature(
             types[name] = "constexpr"
             if name in flags:
                 constants[name] = flags[name]
+        elif name.endswith("_stride") and name in flags:
+            types[name], constants[name] = "constexpr", flags[name]
         elif feature is not None and not flags.get(feature):
             types[name], constants[name] = "constexpr", None
-        elif feature is not None or name == "count":
+        elif feature is not None or name in ("count", "best_keys", "indices"):
             types[name] = "*i64"
         elif name in rows:
             types[name] = _TYPES[dtype]
-        elif name == "sharpness":
+        elif name in ("sharpness", "temperature"):
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
         elif name == "weight":
             types[name] = "fp32"
-        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients"):
+        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials"):
             types[name] = "*fp32"
         else:
             types[name] = "i32"

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from .._triton_rows import MAX_WIDTH, inverse_norms, on_device, padded_width, precision
 from ..contrastive.triton_configs import Config
-from .triton_configs import BACKWARD, FORWARD, MAX_K, TOPK, held
+from .triton_configs import BACKWARD, FORWARD, MAX_K, MERGE, TOPK, held
 from .triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
-
-_MERGED = 4  # queries of a program that merges shares
 
 
 def forward(a: Tensor, b: Tensor, temperature: Tensor | float, normalize: bool) -> Tensor:
@@ -90,7 +88,9 @@ def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor
             bank.shape[1], D=queries.shape[1], K=count, PRECISION=precision(queries.dtype),
             **_launch(shape), BLOCK_K=min(shape.block_k, padded_width(queries.shape[1])),
         )  # fmt: skip
-        topk_merge_kernel[(-(-rows // _MERGED),)](keys, values, indices, rows, k, shares, K=count, BLOCK_M=_MERGED)
+        topk_merge_kernel[(-(-rows // MERGE.block_m),)](
+            keys, values, indices, rows, k, shares, K=count, BLOCK_M=MERGE.block_m, num_warps=MERGE.warps
+        )
     return values, indices
 
 

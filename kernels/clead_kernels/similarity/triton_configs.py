@@ -9,8 +9,8 @@ MAX_K = 256
 
 # The product is bound by writing the matrix, not by its width; a gradient keeps whole rows.
 FORWARD: dict[str, Config] = {
-    "bfloat16": Config(128, 64, 64, 4, 3),
-    "float16": Config(128, 64, 64, 4, 3),
+    "bfloat16": Config(128, 64, 64, 8, 3),
+    "float16": Config(128, 64, 64, 8, 3),
     "float32": Config(64, 64, 16, 8, 2),
 }
 
@@ -22,7 +22,7 @@ BACKWARD: dict[tuple[int, str], Config] = {
     (512, "bfloat16"): Config(32, 32, 512, 8, 2),
     (64, "float16"): Config(64, 32, 64, 4, 2),
     (128, "float16"): Config(64, 32, 128, 8, 2),
-    (256, "float16"): Config(32, 32, 256, 8, 2),
+    (256, "float16"): Config(32, 16, 256, 8, 2),
     (512, "float16"): Config(32, 16, 512, 8, 2),
     (64, "float32"): Config(32, 16, 64, 4, 2),
     (128, "float32"): Config(32, 16, 128, 4, 2),
@@ -38,10 +38,13 @@ TOPK: dict[tuple[int, str], Config] = {
     (16, "float16"): Config(16, 128, 64, 4, 3),
     (64, "float16"): Config(16, 128, 64, 4, 3),
     (256, "float16"): Config(16, 256, 64, 8, 2),
-    (16, "float32"): Config(16, 128, 16, 4, 2),
-    (64, "float32"): Config(16, 128, 16, 4, 2),
+    (16, "float32"): Config(16, 64, 32, 4, 2),
+    (64, "float32"): Config(16, 64, 32, 4, 2),
     (256, "float32"): Config(16, 256, 16, 8, 2),
 }
+
+MERGE = Config(4, 1, 1, 4, 2)
+"""Of the program that merges shares of the bank: only rows, warps and stages mean anything."""
 
 
 def held(k: int) -> int:
