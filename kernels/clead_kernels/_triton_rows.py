@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,6 +21,16 @@ MAX_WIDTH = 512
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TINY = tl.constexpr(1e-12)
 _ROWS = 32  # of a program that only reads rows
+
+
+class Config(NamedTuple):
+    """Rows a program owns, rows and dimensions it takes from the other side at a time, warps, pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
 
 
 def padded_width(width: int) -> int:

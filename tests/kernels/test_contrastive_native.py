@@ -178,7 +178,7 @@ def agree(door, rule, m, n, d, temperature, dtype, normalize=True):
         if value.dim() == 0:  # rows of both signs cancel in the temperature's gradient
             bound += logit * m * size**2 * (1 + 1 / temperature) / temperature / float(expected.abs() + 1e-30)
             if dtype == torch.bfloat16:  # rounded before the second product
-                bound += 2**-8 + 2**-14 * m * (size / temperature) ** 2 / float(expected.abs() + 1e-30)
+                bound += 2**-8 + 2**-13 * m * (size / temperature) ** 2 / float(expected.abs() + 1e-30)
         assert error <= bound, (door, rule, m, n, d, temperature, dtype, normalize, index, float(error))
 
 
@@ -203,8 +203,10 @@ def test_odd_sizes(door):
 def test_all_sizes(door, dtype):
     for m, n, d in product(SIZES, repeat=3):
         if max(m * n, m * d, n * d) < 2**20 + 2**10 and (not DOORS[door][2] or m == n):
-            # Among so many pairs some cosine is within rounding of any threshold.
-            rules = RULES if m * n < 2**15 else ("none", "clusters", "weight 0")
+            # Among so many pairs some cosine is within rounding of any threshold. In one dimension all cosines are
+            # 1 or -1: ties, which products of bfloat16 rows, scaled afterwards, need not keep.
+            tied = d == 1 and dtype == torch.bfloat16
+            rules = RULES if m * n < 2**15 and not tied else ("none", "clusters", "weight 0")
             temperature = (0.005, 0.02, 0.1, 1.0, 10.0)[(m + d) % 5]
             agree(door, rules[(m + n + d) % len(rules)], m, n, d, temperature, dtype)
 

@@ -80,6 +80,8 @@ def calls(dtype: torch.dtype):
             grad = grad * scale
             clean = (x, (x.nan_to_num() * 255).byte())[number % 2]
             for norm in NORMS:
+                if norm == "l1" and plain[0].numel() > 2**12 and number > 0:
+                    continue  # the reference sorts in eager PyTorch: seconds for what smaller images show as well
                 for eps, step in radii(x, norm, generator) if number % 3 == 0 else ((None, None),):
                     low, high, targeted = LIMITS[number % 3]
                     scalars, tensors = (0.1, 0.03), (eps, step)

@@ -19,7 +19,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 if sys.platform != "linux":
     pytest.skip("Triton compiles on Linux only", allow_module_level=True)
 
-from clead_kernels.contrastive import triton_resources as resources  # noqa: E402 - imports Triton
+from clead_kernels import triton_resources as resources  # noqa: E402 - imports Triton
 from clead_kernels.contrastive.triton_configs import TABLE  # noqa: E402
 
 CASES = list(resources.cases())

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import explain, similarity, similarity_topk
-from clead_kernels.contrastive.triton_configs import Config
+from clead_kernels._triton_rows import Config
 from clead_kernels.similarity import triton
 
 HALVES = [torch.bfloat16, torch.float16]

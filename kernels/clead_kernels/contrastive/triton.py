@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._triton_rows import MAX_WIDTH, inverse_norms, on_device, padded_width, precision
+from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
 from .pairs import Pairs
 from .triton_backward import backward_kernel, prepare_kernel
-from .triton_configs import Config, config
+from .triton_configs import config
 from .triton_forward import forward_kernel
 
 STATISTICS = 6

@@ -7,22 +7,10 @@ spilled register and beyond the shared memory of a block.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import torch
 
-from .._triton_rows import padded_width
-
-
-class Config(NamedTuple):
-    """Rows a program owns, rows and dimensions it takes from the other side at a time, warps, pipeline stages."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    warps: int
-    stages: int
-
+from .._triton_rows import Config, padded_width
 
 # (kernel, masks, padded width, dtype): few own rows (latency decides), many (throughput decides). "rules" stands for
 # rules on false negatives and for an offset per row: both cost registers. float32 products run without tensor cores;

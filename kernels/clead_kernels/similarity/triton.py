@@ -12,8 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._triton_rows import MAX_WIDTH, inverse_norms, on_device, padded_width, precision
-from ..contrastive.triton_configs import Config
+from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
 from .triton_configs import BACKWARD, FORWARD, MAX_K, MERGE, TOPK, held
 from .triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contrastive.triton_configs import Config
+from .._triton_rows import Config
 
 MAX_K = 256
 """Largest k of the search: a program holds the best k of each of its queries in registers."""

@@ -1,6 +1,6 @@
 """What the shipped Triton configurations cost on the chip: registers, spills, shared memory. Needs no GPU.
 
-``python -m clead_kernels.contrastive.triton_resources`` compiles all of them for compute capabilities 8.0 and 9.0 and
+``python -m clead_kernels.triton_resources`` compiles all of them for compute capabilities 8.0 and 9.0 and
 rewrites ``triton_resources.csv`` beside this file (minutes); give padded widths to see only those, without writing.
 """
 
@@ -19,11 +19,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..similarity import triton_configs as similarity_configs
-from ..similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
-from .triton_backward import backward_kernel
-from .triton_configs import TABLE, Config
-from .triton_forward import forward_kernel
+from ._triton_rows import Config
+from .contrastive.triton_backward import backward_kernel
+from .contrastive.triton_configs import TABLE
+from .contrastive.triton_forward import forward_kernel
+from .similarity import triton_configs as similarity_configs
+from .similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 
 KERNELS = {
     "forward": forward_kernel,
