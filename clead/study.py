@@ -121,8 +121,8 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
         f"of test images against their own attacked versions (temperature {TEMPERATURE}, PGD-20 at eps {EPS} that "
         "ascends it; ln 128 = 4.85 is chance).",
         "",
-        "| method | labels in training | clean % | PGD-20 % | 2 labels % | contrastive |",
-        "|---|---|---:|---:|---:|---:|",
+        "| method | labels in training | seeds | clean % | PGD-20 % | 2 labels % | contrastive |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
@@ -130,7 +130,8 @@ def to_markdown(rows: list[dict[str, Any]], command: str) -> str:
         losses = [row["contrastive_loss"] for row in mine]
         contrastive = "–" if None in losses else _spread(losses, 2)
         labelled = "yes" if name in METHODS and METHODS[name].labelled else "no"
-        lines.append(f"| `{name}` | {labelled} | {' | '.join(percents)} | {contrastive} |")
+        cells = [f"`{name}`", labelled, str(len(mine)), *percents, contrastive]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -87,9 +87,10 @@ def test_the_table_by_hand():
         {"method": "clead", "seed": 1, **row | {"pgd20": 0.6}, "contrastive_loss": 2.0},
     ]
     lines = study.to_markdown(rows, "the command").splitlines()
-    assert "| `ce` | yes | 90.0 (90.0 … 90.0) | 50.0 (50.0 … 50.0) | 80.0 (80.0 … 80.0) | – |" in lines
+    assert "| `ce` | yes | 1 | 90.0 (90.0 … 90.0) | 50.0 (50.0 … 50.0) | 80.0 (80.0 … 80.0) | – |" in lines
     assert (
-        "| `clead` | no | 90.0 (90.0 … 90.0) | 55.0 (50.0 … 60.0) | 80.0 (80.0 … 80.0) | 1.50 (1.00 … 2.00) |" in lines
+        "| `clead` | no | 2 | 90.0 (90.0 … 90.0) | 55.0 (50.0 … 60.0) | 80.0 (80.0 … 80.0) | 1.50 (1.00 … 2.00) |"
+        in lines
     )
 
 
