@@ -30,6 +30,11 @@ def unit_rows(x: Tensor) -> Tensor:
     return x / norm.clamp_min(TINY)
 
 
+def working_rows(x: Tensor, normalize: bool) -> Tensor:
+    """The rows an op computes with, in the working dtype: ``unit_rows(x)``, or ``x`` itself."""
+    return unit_rows(x) if normalize else x.to(working_dtype(x.dtype))
+
+
 def unit_rows_backward(grad_unit: Tensor, x: Tensor) -> Tensor:
     """The gradient w.r.t. ``x`` from that w.r.t. ``unit_rows(x)``, in the working dtype; 0 where |x| < 1e-12."""
     x = x.to(grad_unit.dtype)
@@ -37,3 +42,9 @@ def unit_rows_backward(grad_unit: Tensor, x: Tensor) -> Tensor:
     unit = x / norm.clamp_min(TINY)
     radial = (unit * grad_unit).sum(-1, keepdim=True)
     return torch.where(norm >= TINY, (grad_unit - unit * radial) / norm.clamp_min(TINY), 0.0)
+
+
+def working_rows_backward(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:
+    """The gradient w.r.t. ``x`` from that w.r.t. ``working_rows(x, normalize)``, contiguous in the dtype of ``x``."""
+    grad = unit_rows_backward(grad_rows, x) if normalize else grad_rows
+    return grad.to(x.dtype, memory_format=torch.contiguous_format)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _arguments as arguments
 from .. import _library, dispatch
-from .._rows import full_precision, unit_rows, unit_rows_backward, working_dtype
+from .._rows import full_precision, working_dtype, working_rows, working_rows_backward
 from . import call
 
 _CHUNK = 1 << 22  # similarities held together
@@ -62,10 +62,6 @@ def instance_margin(
     return margin
 
 
-def _rows(x: Tensor, normalize: bool) -> Tensor:
-    return unit_rows(x) if normalize else x.to(working_dtype(x.dtype))
-
-
 def _temperature(temperature_tensor: Tensor | None, temperature: float, like: Tensor) -> Tensor | float:
     return temperature if temperature_tensor is None else temperature_tensor.to(like.device, like.dtype)
 
@@ -82,7 +78,7 @@ def _forward(
     """Margins [M] and the most similar other candidates, int64 [M], -1 = none."""
     rows, columns = anchors.shape[0], candidates.shape[0]
     with full_precision(anchors.device):
-        a, b = _rows(anchors, normalize), _rows(candidates, normalize)
+        a, b = working_rows(anchors, normalize), working_rows(candidates, normalize)
         hardest = torch.full_like(positives, -1)
         if columns < 2:
             return a.new_zeros(rows), hardest
@@ -130,25 +126,21 @@ def _backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     with full_precision(anchors.device):
-        a, b = _rows(anchors, normalize), _rows(candidates, normalize)
+        a, b = working_rows(anchors, normalize), working_rows(candidates, normalize)
         scale = _temperature(temperature_tensor, temperature, a)
         grads = [a.new_empty(0) for _ in range(3)]
         weight = torch.where(hardest >= 0, grad_margin.to(a.dtype) / scale, 0.0)[:, None]
         index, other = torch.where(hardest[:, None] >= 0, torch.stack([positives, hardest], 1), 0).unbind(1)
         if needs[0]:
             toward = b[other] - b[index] if len(b) else torch.zeros_like(a)
-            grads[0] = _through_rows(weight * toward, anchors, normalize)
+            grads[0] = working_rows_backward(weight * toward, anchors, normalize)
         if needs[1]:
             pull = weight * a if len(b) else a[:0]
             grad = torch.zeros_like(b).index_add(0, other[: len(pull)], pull).index_add(0, index[: len(pull)], -pull)
-            grads[1] = _through_rows(grad, candidates, normalize)
+            grads[1] = working_rows_backward(grad, candidates, normalize)
         if needs[2] and temperature_tensor is not None:
             grads[2] = (-(grad_margin * margin).sum() / scale).to(temperature_tensor)
         return grads[0], grads[1], grads[2]
-
-
-def _through_rows(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    return (unit_rows_backward(grad_rows, x) if normalize else grad_rows).to(x.dtype)
 
 
 def _backward_fake(

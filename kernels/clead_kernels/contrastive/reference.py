@@ -20,7 +20,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .._rows import full_precision, unit_rows, unit_rows_backward, working_dtype
+from .._rows import full_precision, unit_rows, working_rows, working_rows_backward
 from . import reference_forms as forms
 from .form import Form
 from .pairs import Pairs
@@ -74,9 +74,9 @@ def backward(
             grad_rows = _through_scores(grad_scores, a, b, form)
             if candidates is None:
                 grad_rows = grad_rows + _through_scores(grad_scores.mT, a, b, form)
-            grad_anchors = _through_rows(grad_rows, anchors, normalize)
+            grad_anchors = working_rows_backward(grad_rows, anchors, normalize)
         if needs[1] and candidates is not None:
-            grad_candidates = _through_rows(_through_scores(grad_scores.mT, b, a, form), candidates, normalize)
+            grad_candidates = working_rows_backward(_through_scores(grad_scores.mT, b, a, form), candidates, normalize)
         if needs[2]:
             # Rows of the gradient, floor included, sum to 0: the centred logits serve, and a dominant positive adds 0.
             by_row = (grad_logits * row.logits).sum(1) + grad_loss.to(a.dtype) * grad_lowest * row.lowest
@@ -183,13 +183,8 @@ def _weighted(logits: Tensor, negative: Tensor, false_negative: Tensor, pairs: P
 
 
 def _rows(anchors: Tensor, candidates: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
-    rows = [unit_rows(x) if normalize else x.to(working_dtype(x.dtype)) for x in (anchors, candidates) if x is not None]
+    rows = [working_rows(x, normalize) for x in (anchors, candidates) if x is not None]
     return rows[0], rows[-1]
-
-
-def _through_rows(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    grad = unit_rows_backward(grad_rows, x) if normalize else grad_rows
-    return grad.to(x.dtype, memory_format=torch.contiguous_format)
 
 
 def _on(temperature: Tensor | float, a: Tensor) -> Tensor | float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _arguments as arguments
 from .. import _library, dispatch
-from .._rows import full_precision, unit_rows, unit_rows_backward, working_dtype
+from .._rows import full_precision, working_dtype, working_rows, working_rows_backward
 from . import call
 from .call import Reduction
 
@@ -72,7 +72,7 @@ def _logits(
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
     """z_ij times the logits [M, N], the rows of both sides and the temperature."""
-    rows = [unit_rows(x) if normalize else x.to(working_dtype(x.dtype)) for x in (a, b)]
+    rows = [working_rows(x, normalize) for x in (a, b)]
     scale, shift = (
         number if tensor is None else tensor.to(rows[0].device, rows[0].dtype)
         for tensor, number in ((temperature_tensor, temperature), (bias_tensor, bias))
@@ -118,18 +118,14 @@ def _backward(
         grad.diagonal().neg_()
         grads = [rows.new_empty(0) for _ in range(4)]
         if needs[0]:
-            grads[0] = _through_rows(grad @ others / scale, a, normalize)
+            grads[0] = working_rows_backward(grad @ others / scale, a, normalize)
         if needs[1]:
-            grads[1] = _through_rows(grad.mT @ rows / scale, b, normalize)
+            grads[1] = working_rows_backward(grad.mT @ rows / scale, b, normalize)
         if needs[2] and temperature_tensor is not None:
             grads[2] = (-(grad * (rows @ others.mT)).sum() / scale / scale).to(temperature_tensor)
         if needs[3] and bias_tensor is not None:
             grads[3] = grad.sum().to(bias_tensor)
         return grads[0], grads[1], grads[2], grads[3]
-
-
-def _through_rows(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    return (unit_rows_backward(grad_rows, x) if normalize else grad_rows).to(x.dtype)
 
 
 def _backward_fake(grad_loss: Tensor, *rest: Any) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._rows import full_precision, unit_rows, unit_rows_backward, working_dtype
+from .._rows import full_precision, working_dtype, working_rows, working_rows_backward
 
 _TOPK_SCORES = 2**24
 """Scores held at once by ``topk``: 64 MiB in float32."""
@@ -23,13 +23,13 @@ def backward(
     """Gradients w.r.t. a, b and temperature (in the working dtype); empty where ``needs`` says no."""
     with full_precision(a.device):
         grad, temperature = grad.to(working_dtype(a.dtype)), _on(temperature, a)
-        rows_a, rows_b = (unit_rows(x) if normalize else x.to(grad.dtype) for x in (a, b))
+        rows_a, rows_b = (working_rows(x, normalize) for x in (a, b))
         grad_dots = grad / temperature
         grad_a, grad_b, grad_temperature = (grad.new_empty(0) for _ in range(3))
         if needs[0]:
-            grad_a = _through_rows((grad_dots @ rows_b).sum_to_size(a.shape), a, normalize)
+            grad_a = working_rows_backward((grad_dots @ rows_b).sum_to_size(a.shape), a, normalize)
         if needs[1]:
-            grad_b = _through_rows((grad_dots.mT @ rows_a).sum_to_size(b.shape), b, normalize)
+            grad_b = working_rows_backward((grad_dots.mT @ rows_a).sum_to_size(b.shape), b, normalize)
         if needs[2]:
             grad_temperature = -(grad_dots * (rows_a @ rows_b.mT)).sum() / temperature
         return grad_a, grad_b, grad_temperature
@@ -47,15 +47,7 @@ def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor
 
 
 def _dots(a: Tensor, b: Tensor, normalize: bool) -> Tensor:
-    if normalize:
-        return unit_rows(a) @ unit_rows(b).mT
-    dtype = working_dtype(a.dtype)
-    return a.to(dtype) @ b.to(dtype).mT
-
-
-def _through_rows(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    grad = unit_rows_backward(grad_rows, x) if normalize else grad_rows
-    return grad.to(x.dtype, memory_format=torch.contiguous_format)
+    return working_rows(a, normalize) @ working_rows(b, normalize).mT
 
 
 def _on(temperature: Tensor | float, a: Tensor) -> Tensor | float:
