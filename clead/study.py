@@ -24,6 +24,7 @@ from torch import Tensor
 
 from clead import train
 from clead.attacks import Constraint, Objective, attack, frozen
+from clead.attacks.contrastive import instance_loss
 from clead.cli import Plan, tyro_cli
 from clead.config import EvaluationConfig, Integers
 from clead.data import Splits, load_digits
@@ -36,7 +37,6 @@ from clead.models import Model
 from clead.protocols.few_labels import few_labels
 from clead.recipes import find_recipe
 from clead.rng import Rng
-from clead_kernels import info_nce
 
 SCHEMA = 1
 EPS, STEPS = 0.15, 20
@@ -92,10 +92,7 @@ def contrastive_loss(model: Model, splits: Splits, branch: str) -> float:
         x = test.batch(samples)
         with frozen(model), torch.no_grad():
             anchors = model.embed(x, branch=branch)
-
-        def loss(z: Tensor, anchors: Tensor = anchors) -> Tensor:
-            return info_nce(anchors, z, temperature=TEMPERATURE, reduction="none")
-
+        loss = instance_loss(anchors, temperature=TEMPERATURE)
         x_adv = attack(
             Objective(model, lambda x: model.embed(x, branch=branch), loss),
             x,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clead.config import AttackConfig, Real, Stage, TrainConfig, require
+from clead.config import Real, require
 from clead.losses import mart_loss
-from clead.methods.base import Batch, Method
-from clead.models import LinearHead, Model
+from clead.methods.base import Batch
+from clead.methods.supervised import AdversarialTraining, AdversarialTrainingConfig
+from clead.models import Model
 
 
-class MART(Method["MART.Config"]):
+class MART(AdversarialTraining["MART.Config"]):
     """Adversarial training that weighs the divergence by how unsure the clean prediction is.
 
     Wang et al., "Improving adversarial robustness requires revisiting misclassified examples", ICLR 2020. The attack
@@ -23,41 +23,21 @@ class MART(Method["MART.Config"]):
     """
 
     @dataclass(frozen=True)
-    class Config(TrainConfig):
+    class Config(AdversarialTrainingConfig):
         """MART."""
 
-        attack: AttackConfig = AttackConfig()
         beta: Real = 5.0
         """Weight of the divergence, lambda in the paper."""
-        stages: tuple[Stage, ...] = ("pretrain", "evaluate")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             require(self.beta >= 0, "beta", "at least 0", self.beta)
 
     paper = "Wang et al., ICLR 2020"
-    ops = ("pgd_step_", "random_start_")
-    labelled = True
-
-    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """A linear classifier."""
-        return {"classifier": LinearHead(feature_dim, num_classes)}
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """BCE(p(x + delta), y) + beta (1 - p_y(x)) KL(p(x) || p(x + delta))."""
         x = self.augment(batch.images, batch.rng("augment"))
-        x_adv = self.perturb(
-            model,
-            lambda x: model.logits(x, branch=self.adv_branch),
-            lambda logits: F.cross_entropy(logits, batch.labels, reduction="none"),
-            x,
-            self.config.attack,
-            batch.rng("attack"),
-        )
+        x_adv = self.misclassified(model, x, batch)
         logits, logits_adv = model.logits(torch.cat([x, x_adv]), branch=self.adv_branch).chunk(2)
         return mart_loss(logits, logits_adv, batch.labels, beta=self.config.beta)
-
-    @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """That of the adversarial images, which serves both streams."""
-        return (self.adv_branch,)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clead.config import AttackConfig, Stage, TrainConfig
-from clead.methods.base import Batch, Method
-from clead.models import LinearHead, Model
+from clead.methods.base import Batch
+from clead.methods.supervised import AdversarialTraining, AdversarialTrainingConfig
+from clead.models import Model
 
 
-class PGDAdversarialTraining(Method["PGDAdversarialTraining.Config"]):
+class PGDAdversarialTraining(AdversarialTraining["PGDAdversarialTraining.Config"]):
     """Madry's adversarial training: cross-entropy on PGD images.
 
     min_theta E max_{|delta| <= eps} CE(f(x + delta), y). The attack runs with batch norm in eval mode, the step in
@@ -21,36 +21,14 @@ class PGDAdversarialTraining(Method["PGDAdversarialTraining.Config"]):
     """
 
     @dataclass(frozen=True)
-    class Config(TrainConfig):
+    class Config(AdversarialTrainingConfig):
         """PGD-AT."""
 
-        attack: AttackConfig = AttackConfig()
-        stages: tuple[Stage, ...] = ("pretrain", "evaluate")
-
     paper = "Madry et al., ICLR 2018, arXiv:1706.06083"
-    ops = ("pgd_step_", "random_start_")
-    labelled = True
     attack_in_train_mode: ClassVar[bool] = False
-
-    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """A linear classifier."""
-        return {"classifier": LinearHead(feature_dim, num_classes)}
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """CE on x + delta."""
-        branch = self.adv_branch
-        x_adv = self.perturb(
-            model,
-            lambda x: model.logits(x, branch=branch),
-            lambda logits: F.cross_entropy(logits, batch.labels, reduction="none"),
-            self.augment(batch.images, batch.rng("augment")),
-            self.config.attack,
-            batch.rng("attack"),
-            training=self.attack_in_train_mode,
-        )
-        return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=branch), batch.labels)}
-
-    @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """That of the adversarial images, which are all it trains on."""
-        return (self.adv_branch,)
+        x = self.augment(batch.images, batch.rng("augment"))
+        x_adv = self.misclassified(model, x, batch, training=self.attack_in_train_mode)
+        return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=self.adv_branch), batch.labels)}

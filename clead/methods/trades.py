@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clead.attacks import frozen
-from clead.config import AttackConfig, Real, Stage, TrainConfig, require
+from clead.config import Real, require
 from clead.losses import kl_divergence, trades_loss
-from clead.methods.base import Batch, Method
-from clead.models import LinearHead, Model
+from clead.methods.base import Batch
+from clead.methods.supervised import AdversarialTraining, AdversarialTrainingConfig
+from clead.models import Model
 
 
-class TRADES(Method["TRADES.Config"]):
+class TRADES(AdversarialTraining["TRADES.Config"]):
     """Cross-entropy on clean images plus beta times the divergence to the attacked prediction.
 
     Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019, arXiv:1901.08573.
@@ -25,25 +26,17 @@ class TRADES(Method["TRADES.Config"]):
     """
 
     @dataclass(frozen=True)
-    class Config(TrainConfig):
+    class Config(AdversarialTrainingConfig):
         """TRADES."""
 
-        attack: AttackConfig = AttackConfig()
         beta: Real = 6.0
         """Weight of the divergence."""
-        stages: tuple[Stage, ...] = ("pretrain", "evaluate")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             require(self.beta >= 0, "beta", "at least 0", self.beta)
 
     paper = "Zhang et al., ICML 2019, arXiv:1901.08573"
-    ops = ("pgd_step_", "random_start_")
-    labelled = True
-
-    def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
-        """A linear classifier."""
-        return {"classifier": LinearHead(feature_dim, num_classes)}
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """CE(f(x), y) + beta KL(p(x) || p(x + delta)), both streams in one forward pass."""
@@ -64,8 +57,3 @@ class TRADES(Method["TRADES.Config"]):
             self.config.attack,
             batch.rng("attack"),
         )
-
-    @property
-    def trained_branches(self) -> tuple[str, ...]:
-        """That of the adversarial images, which serves both streams."""
-        return (self.adv_branch,)

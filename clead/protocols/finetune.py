@@ -146,7 +146,11 @@ def finetune(
     if stage == "linear_eval" and config.augment == "none":
         features = encode(model, train, branch=branch)
         images = features.__getitem__
-        loss = lambda batch: {"ce": F.cross_entropy(head(batch.images), batch.labels)}  # noqa: E731
+
+        def on_features(batch: Batch) -> dict[str, Tensor]:
+            return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
+
+        loss = on_features
     fit(
         Fit(
             stage=stage,

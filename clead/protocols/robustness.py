@@ -56,7 +56,7 @@ def attack_all(
     correct = subject.correct(images) if correct is None else correct
     turns = spec.turns(len(subject.test.classes))
     size = len(images) if spec.library else subject.batch_size
-    constraint = Constraint(spec.norm, eps)  # type: ignore[arg-type]  # l1 is refused by the operators
+    constraint = Constraint(spec.norm, eps)  # type: ignore[arg-type]  # a name of NORMS
     robust, found, flags = correct.clone(), images.clone(), dict[str, None]()
     distance = torch.full((len(images),), math.nan, dtype=torch.float64, device=images.device)
     for turn in range(turns):

@@ -89,10 +89,12 @@ _SLOW_TUNING = LinearEvalConfig(
 )
 
 
-def _clae(name: str, settings: dict[str, Any], base: str, eps: float, paper: str) -> Recipe:
+def _clae(
+    name: str, settings: dict[str, Any], base: Literal["simclr", "plain", "uel"], eps: float, paper: str
+) -> Recipe:
     config = CLAE.Config(
         **{**settings, "encoder": EncoderConfig("resnet18", _TWO)},
-        base=base,  # type: ignore[arg-type]
+        base=base,
         attack=AttackConfig(eps=eps, step_size=eps, steps=1, random_start=False),
         channel_scale=_HALF if base == "simclr" else _CIFAR_STD,
     )
