@@ -115,7 +115,8 @@ def _load_unlabeled(method: Method[Any], config: TrainConfig, splits: Splits) ->
     """The images of the second data set, if the method asks for one."""
     if method.unlabeled_data is None:
         return None
-    train = data.load(method.unlabeled_data, config.data_dir, download=config.download).train
+    size = splits.image_size[0]
+    train = data.load(method.unlabeled_data, config.data_dir, download=config.download, image_size=size).train
     expected, found = splits.train.images.shape[1:], train.images.shape[1:]
     if found != expected:
         raise UserError(f"unlabeled_data must have images of {list(expected)} like {config.data}, got {list(found)}")
