@@ -20,7 +20,7 @@ from rich.table import Table
 
 from clead import data, report
 from clead.augment import find_augmentation
-from clead.cli import Plan, config_values, plans, read_config
+from clead.cli import Plan, config_values, default_recipe, plans, read_config
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
@@ -30,7 +30,6 @@ from clead.loading import InputSpec, build_model
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
 from clead.protocols import parse_attack
-from clead.recipes import find_recipe
 from clead.sources import Sources
 from clead.stages import Session, evaluate, fit_classifier, pretrain
 from clead_kernels import dispatch
@@ -42,7 +41,19 @@ _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
-    *("data_dir", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl", "encoder"),
+    *(
+        "data",
+        "data_dir",
+        "image_size",
+        "train_samples",
+        "epochs",
+        "batch_size",
+        "seed",
+        "device",
+        "threads",
+        "impl",
+        "encoder",
+    ),
     *("evaluation", "checkpoint_every"),
 )
 
@@ -142,7 +153,7 @@ def _compare(session: Session, name: Comparison) -> None:
     """Train and evaluate a model to compare with, in ``comparisons/<name>``, and copy its rows."""
     config = session.config
     if name == "undefended":
-        recipe = find_recipe(f"ce_{config.data}")
+        recipe = default_recipe("ce", config.data)
         values = {field: getattr(config, field) for field in _SHARED_WITH_UNDEFENDED}
         bn = config.encoder.bn  # ce trains the first branch only
         values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))
