@@ -1,4 +1,4 @@
-"""What all drop-ins promise: no matrix of pairs, whole graphs for the compiler, autocast, and a named implementation."""
+"""What all drop-ins promise: no matrix of pairs, whole graphs, rows as they come, a named implementation."""
 
 from __future__ import annotations
 
