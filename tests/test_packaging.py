@@ -87,6 +87,7 @@ def test_pure_python_wheel_with_one_plain_warning(checkout, env, reason):
     wheel, warnings = build(checkout, "bdist_wheel", **env)
     top, names = top_level(wheel)
     assert wheel.name.endswith("-py3-none-any.whl") and top == {"clead", "clead_kernels"}
+    assert "clead_kernels/compat/lightly.py" in names and not any("examples" in name for name in names)
     assert not any("_C" in name for name in names)
     assert [line for line in warnings.splitlines() if "native" in line] == [WARNING.format(reason)]
 

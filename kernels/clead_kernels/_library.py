@@ -9,13 +9,14 @@ import torch
 
 # torch.library is public but not annotated: the calls into it stay in this file.
 LIBRARY = torch.library.Library("clead", "FRAGMENT")
+_refusal = ""
 
 
 def define(schema: str) -> str:
     """Define ``torch.ops.clead.<name>`` from a schema such as ``"name(Tensor x) -> Tensor"``.
 
     A second copy of this package in the same process (vendored beside installed) meets the name already defined.
-    With the same schema its registrations take over; with another one it is refused.
+    With the same schema its registrations take over; with another one it is refused, and those it has made are undone.
 
     Returns:
         The name, without the namespace.
@@ -23,12 +24,17 @@ def define(schema: str) -> str:
     Raises:
         ImportError: the name is already defined with another schema.
     """
+    global _refusal
     name = schema.partition("(")[0]
     wanted = str(torch._C.parse_schema(f"clead::{schema}"))
+    if _refusal:  # imported once more
+        raise ImportError(_refusal)
     if not hasattr(torch.ops.clead, name):
         LIBRARY.define(schema)
     elif (found := str(getattr(torch.ops.clead, name).default._schema)) != wanted:
-        raise ImportError(f"another copy of clead_kernels defined {found}, this one needs {wanted}")
+        _refusal = f"another copy of clead_kernels defined {found}, this one needs {wanted}"
+        LIBRARY._destroy()
+        raise ImportError(_refusal)
     return name
 
 
