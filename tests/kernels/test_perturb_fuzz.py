@@ -62,7 +62,7 @@ def cases(draw: st.DrawFn) -> Case:
         radius=draw(st.sampled_from(["float", "0-d", "[B]", "[B, 1]"] + ["channel", "element"] * (norm == "linf"))),
         eps=draw(number | st.just(math.inf)) / (8 if norm == "linf" else 1),
         step=draw(number) / (8 if norm == "linf" else 1),
-        part=draw(st.sampled_from([0.01, 0.25, 0.5, 1.0])),
+        part=draw(st.sampled_from([0.01, 0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)),
         targeted=draw(st.booleans()),
         clean_bytes=draw(st.integers(0, 3)) == 0,
         seed=draw(st.integers(0, 2**32)),
