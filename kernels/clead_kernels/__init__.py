@@ -7,6 +7,7 @@ from ._native import build_info
 from .contrastive import (
     Cancelled,
     FalseNegatives,
+    Temperature,
     cancelled,
     clip_loss,
     info_nce,
@@ -23,6 +24,7 @@ __all__ = [
     "Cancelled",
     "FalseNegatives",
     "Impl",
+    "Temperature",
     "build_info",
     "cancelled",
     "clip_loss",

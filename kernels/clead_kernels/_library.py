@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 # torch.library is public but not annotated: the calls into it stay in this file.
 LIBRARY = torch.library.Library("clead", "FRAGMENT")
@@ -79,7 +81,7 @@ def _autograd_kernel(
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
 
-    class Differentiable(torch.autograd.Function):
+    class Rule:
         @staticmethod
         def forward(ctx: Any, *inputs_and_keyset: Any) -> Any:
             *inputs, keyset = inputs_and_keyset
@@ -92,12 +94,37 @@ def _autograd_kernel(
         def backward(ctx: Any, *grads: Any) -> Any:
             return (*backward(ctx, *grads), None)
 
+    class Differentiable(Rule, torch.autograd.Function):
+        pass
+
+    class DifferentiableOnce(Rule, torch.autograd.function._SingleLevelFunction):
+        """Within ``torch.func``'s transforms, of which this is one level: those around it differentiate as well."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs_and_keyset: Any) -> Any:
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return Rule.forward(ctx, *inputs_and_keyset)
+
     def kernel(keyset: Any, *inputs: Any) -> Any:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+        transformed = torch._C._are_functorch_transforms_active()
+        if transformed:
+            _refuse_tangents(inputs)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)):
+            return below_autograd(keyset, *inputs)
+        if not transformed:
             return Differentiable.apply(*inputs, keyset)  # type: ignore[no-untyped-call]
-        return below_autograd(keyset, *inputs)
+        with enable_single_level_autograd_function():
+            return DifferentiableOnce.apply(*inputs, keyset)  # type: ignore[attr-defined]
 
     return kernel
+
+
+def _refuse_tangents(inputs: tuple[Any, ...]) -> None:
+    for x in inputs:
+        if isinstance(x, torch.Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                "clead_kernels has reverse mode only, but a forward-mode tangent meets one of its ops"
+            )
 
 
 def refuse_second_derivative(ctx: Any, *grads: Any) -> Any:

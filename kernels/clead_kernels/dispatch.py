@@ -162,7 +162,12 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
         One line per op with the choice, and below it one line per implementation with what it supports and whether
         it is present.
     """
-    device = torch.device(device)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be one that torch.device takes, got {device!r}") from None
     return "\n".join(line for name in ([op] if op else OPS) for line in _explain_one(name, device, dtype))
 
 

@@ -6,10 +6,12 @@ from .clip import clip_loss
 from .false_negatives import FalseNegatives
 from .margin import instance_margin
 from .sigmoid import sigmoid_loss
+from .temperature import Temperature
 
 __all__ = [
     "Cancelled",
     "FalseNegatives",
+    "Temperature",
     "cancelled",
     "clip_loss",
     "info_nce",

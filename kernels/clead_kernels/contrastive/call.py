@@ -32,6 +32,8 @@ def loss(op: str, anchors: Tensor, candidates: Tensor | None, pairs: Pairs, form
     """The reduced loss of a call whose pairs and form are checked."""
     reductions = (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS
     arguments.check_choice("reduction", options.reduction, reductions)
+    arguments.check_flag("normalize", options.normalize)
+    arguments.check_flag("grad_candidates", options.grad_candidates)
     weights, sum_positives = options.weights, form.positives_reduction == "sum"
     if weights is not None:
         weights = arguments.check_weights("weights", weights, anchors.shape[0], anchors.device)
@@ -39,7 +41,7 @@ def loss(op: str, anchors: Tensor, candidates: Tensor | None, pairs: Pairs, form
         form = form._replace(positives_reduction="mean")
     features = {**pairs.features(anchors.shape[1]), **form.features()}
     chosen = dispatch.resolve(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
-    scale = arguments.split_temperature(options.temperature)
+    scale = arguments.split_temperature(options.temperature, anchors.device)
     if not options.grad_candidates:
         candidates = (anchors if candidates is None else candidates).detach()
     rows, num_positives, _ = ops.forward_op(anchors, candidates, *scale, options.normalize, chosen, *pairs, *form)

@@ -48,6 +48,7 @@ class FalseNegatives:
         arguments.check_choice("levels", self.levels, ("any", "each"))
         arguments.check_choice("combine", self.combine, ("or", "and"))
         arguments.check_choice("treatment", self.treatment, ("eliminate", "attract", "weight"))
+        arguments.check_real("weight", self.weight)
         if not 0.0 <= self.weight < math.inf:
             raise ValueError(f"weight must be finite and at least 0, got {self.weight}")
         if self.weight != 1.0 and self.treatment != "weight":
@@ -83,7 +84,7 @@ class FalseNegatives:
 
 def _check_labels(name: str, labels: Tensor, lengths: list[int], device: torch.device) -> Tensor:
     """int64 [n], or [L, n] for several granularities."""
-    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[0] > 0:
+    if isinstance(labels, Tensor) and not labels.is_nested and labels.ndim == 2 and labels.shape[0] > 0:
         arguments.check_integers(f"every row of {name}", labels[0], lengths, device)
         return labels.to(torch.int64) if labels.shape[0] > 1 else labels[0].to(torch.int64)
     return arguments.check_integers(name, labels, lengths, device)
@@ -91,6 +92,7 @@ def _check_labels(name: str, labels: Tensor, lengths: list[int], device: torch.d
 
 def _check_threshold(threshold: float | Tensor) -> None:
     if isinstance(threshold, Tensor):
+        arguments.check_dense("threshold", threshold)
         if not threshold.is_floating_point() or threshold.ndim > 1:
             found = f"{list(threshold.shape)} {threshold.dtype}"
             raise ValueError(f"threshold must be a float or a 0-d or [M] floating-point tensor, got {found}")
@@ -100,7 +102,7 @@ def _check_threshold(threshold: float | Tensor) -> None:
         wrong = values[~((values.abs() <= 1) | (values == math.inf))]
         if wrong.numel():
             raise ValueError(f"threshold must hold cosines in [-1, 1] (or inf: never), found {wrong[0].item()}")
-    elif isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        raise TypeError(f"threshold must be a float or a tensor, got {type(threshold).__name__}")
-    elif not (-1.0 <= threshold <= 1.0 or threshold == math.inf):
+        return
+    arguments.check_real("threshold", threshold, "a float or a tensor")
+    if not (-1.0 <= threshold <= 1.0 or threshold == math.inf):
         raise ValueError(f"threshold must be a cosine in [-1, 1] (or inf: never), got {threshold}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from torch import Tensor
+
 from .. import _arguments as arguments
 
 Denominator = Literal["all", "own_positive", "negatives"]
@@ -33,7 +35,7 @@ class Form(NamedTuple):
 
     def checked(self, normalize: bool) -> Form:
         """This form; raises ValueError or TypeError where a value or a combination is wrong."""
-        if self == _DEFAULT:
+        if not any(isinstance(value, Tensor) for value in self) and self == _DEFAULT:
             return self
         arguments.check_choice("denominator", self.denominator, ("all", "own_positive", "negatives"))
         arguments.check_choice("positives_reduction", self.positives_reduction, ("mean", "sum", "inside"))

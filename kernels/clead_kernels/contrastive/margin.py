@@ -57,7 +57,8 @@ def instance_margin(
     else:
         positives = torch.arange(rows, device=anchors.device)
     chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype)
-    scale = arguments.split_temperature(temperature)
+    arguments.check_flag("normalize", normalize)
+    scale = arguments.split_temperature(temperature, anchors.device)
     margin: Tensor = _forward_op(anchors, candidates, *scale, normalize, positives, chosen)[0]
     return margin
 

@@ -74,12 +74,13 @@ class Pairs(NamedTuple):
         if isinstance(threshold, Tensor):
             if threshold.ndim == 1 and threshold.shape[0] != shape[0]:
                 raise ValueError(f"threshold must have one value per row, [{shape[0]}], got {list(threshold.shape)}")
+            arguments.check_scalar_device("threshold", threshold, device)
             if threshold.ndim == 1 and threshold.device != device:
                 raise ValueError(f"threshold must be on {device} like the embeddings, got {threshold.device}")
         return self._replace(
             threshold=None if isinstance(threshold, Tensor) else threshold,
             row_threshold=threshold.detach() if isinstance(threshold, Tensor) else None,
-            topk=rule.topk or 0,
+            topk=min(rule.topk or 0, 2**63 - 1),
             clusters=clusters,
             candidate_clusters=candidate_clusters,
             each_level=rule.levels == "each",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,7 +58,11 @@ def sigmoid_loss(
     if weights is not None:
         weights = arguments.check_weights("weights", weights, rows, a.device)
     chosen = dispatch.resolve("sigmoid_loss", impl, device=a.device, dtype=a.dtype)
-    scale, shift = arguments.split_temperature(temperature), arguments.split_number("bias", bias)
+    arguments.check_flag("normalize", normalize)
+    scale = arguments.split_temperature(temperature, a.device)
+    shift = arguments.split_number("bias", bias, a.device)
+    if not -math.inf < shift[1] < math.inf:
+        raise ValueError(f"bias must be finite, got {bias}")
     loss: Tensor = _forward_op(a, b, *scale, *shift, normalize, chosen)
     return call.reduce(loss if weights is None else loss * weights.to(loss.dtype), loss, reduction)
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
-
-import torch
 from torch import Tensor
 
-from .._arguments import values_readable
+from .._arguments import check_flag
 from ..dispatch import Impl, resolve
-from . import ops
-from .reference import pixels
-
-Norm = Literal["linf", "l2", "l1"]
-Bounds = tuple[float, float] | None
+from . import arguments, ops
+from .arguments import Bounds, Norm
 
 
 def pgd_step_(
@@ -70,16 +63,17 @@ def pgd_step_(
         ValueError: shapes, dtypes, devices or values that do not fit; x_adv requires grad or shares memory.
         NotImplementedError: ``impl`` cannot run this call.
     """
-    _check_images("pgd_step_", x_adv, grad=grad, x=x)
-    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
-    length, length_tensor = _radius("step_size", step_size, x, x_adv.dtype, norm)
-    low, high = _limits(bounds)
+    arguments.check_images("pgd_step_", x_adv, grad=grad, x=x)
+    radius, radius_tensor = arguments.radius("eps", eps, x, x_adv.dtype, norm)
+    length, length_tensor = arguments.radius("step_size", step_size, x, x_adv.dtype, norm)
+    low, high = arguments.limits(bounds)
+    check_flag("targeted", targeted)
     taken = resolve("pgd_step_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
-    x = _clean(x, x_adv)
+    x = arguments.clean(x, x_adv)
     if norm == "l1":
-        part, part_tensor = _sparsity(l1_sparsity, x, x_adv.dtype)
+        part, part_tensor = arguments.sparsity(l1_sparsity, x, x_adv.dtype)
     if momentum_buffer is not None:
-        _check_buffer(momentum_buffer, momentum, x_adv, grad, x)
+        arguments.check_buffer(momentum_buffer, momentum, x_adv, grad, x)
         ops.MOMENTUM[taken](momentum_buffer, grad, float(momentum))
         grad = momentum_buffer
     op = ops.PGD_STEP[norm][taken]
@@ -126,18 +120,16 @@ def random_start_(
         ValueError: as ``pgd_step_``, or ``seed``, ``step`` or ``sample_ids`` do not fit.
         NotImplementedError: as ``pgd_step_``.
     """
-    _check_images("random_start_", x_adv, x=x)
-    _check_ids(sample_ids, x)
-    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
-    low, high = _limits(bounds)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    if not 0 <= step < 2**32:
-        raise ValueError(f"step must be in [0, 2**32), got {step}")
+    arguments.check_images("random_start_", x_adv, x=x)
+    arguments.check_ids(sample_ids, x)
+    radius, radius_tensor = arguments.radius("eps", eps, x, x_adv.dtype, norm)
+    low, high = arguments.limits(bounds)
+    arguments.check_whole("seed", seed, 64)
+    arguments.check_whole("step", step, 32)
     # The dispatcher's integers are signed; Philox only looks at the bits.
     key = seed - 2**64 if seed >= 2**63 else seed
     op = ops.RANDOM_START[norm][resolve("random_start_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
-    op(x_adv, _clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high)
+    op(x_adv, arguments.clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high)
     return x_adv
 
 
@@ -169,143 +161,9 @@ def project_(
         ValueError: as ``pgd_step_``.
         NotImplementedError: as ``pgd_step_``.
     """
-    _check_images("project_", x_adv, x=x)
-    radius, radius_tensor = _radius("eps", eps, x, x_adv.dtype, norm)
-    low, high = _limits(bounds)
+    arguments.check_images("project_", x_adv, x=x)
+    radius, radius_tensor = arguments.radius("eps", eps, x, x_adv.dtype, norm)
+    low, high = arguments.limits(bounds)
     op = ops.PROJECT[norm][resolve("project_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
-    op(x_adv, _clean(x, x_adv), radius, radius_tensor, low, high)
+    op(x_adv, arguments.clean(x, x_adv), radius, radius_tensor, low, high)
     return x_adv
-
-
-def _check_images(op: str, x_adv: Tensor, **others: Tensor) -> None:
-    if x_adv.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"x_adv requires grad, and {op} writes it without a gradient: call it under torch.no_grad() or pass "
-            "x_adv.detach()"
-        )
-    if not x_adv.is_floating_point() or x_adv.dim() == 0:
-        raise ValueError(f"x_adv must be a float tensor [B, ...], got {x_adv.dtype} {tuple(x_adv.shape)}")
-    _check_dense("x_adv", x_adv)
-    for name, other in others.items():
-        if not isinstance(other, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(other).__name__}")
-        if other.shape != x_adv.shape:
-            raise ValueError(f"{name} must have the shape of x_adv, {tuple(x_adv.shape)}, got {tuple(other.shape)}")
-        alike = other.dtype == x_adv.dtype or (name == "x" and other.dtype == torch.uint8)
-        if not alike or other.device != x_adv.device:
-            raise ValueError(
-                f"{name} must have the dtype and device of x_adv, {x_adv.dtype} on {x_adv.device}"
-                f"{' (or be torch.uint8)' if name == 'x' else ''}, got {other.dtype} on {other.device}"
-            )
-        if not torch.compiler.is_compiling() and _share_memory(x_adv, other):
-            raise ValueError(f"x_adv shares memory with {name}, which would be overwritten: pass a copy")
-
-
-def _check_dense(name: str, x: Tensor) -> None:
-    if not x.is_contiguous() and any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True)):
-        raise ValueError(f"{name} is an expanded view whose elements share memory: pass {name}.contiguous()")
-
-
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether the address ranges of two real tensors overlap."""
-    if a is b:
-        return True
-    if a.numel() == 0 or a.device.type == "meta":
-        return False
-    gap = b.data_ptr() - a.data_ptr()
-    return gap < _reach(a) if gap >= 0 else -gap < _reach(b)
-
-
-def _reach(x: Tensor) -> int:
-    """Bytes from the first element of ``x`` to the end of its last."""
-    if x.is_contiguous():
-        return x.nbytes
-    return (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))) * x.element_size()
-
-
-def _clean(x: Tensor, x_adv: Tensor) -> Tensor:
-    """x as an op takes it: the GPU kernels read no bytes."""
-    return x if x.device.type == "cpu" else pixels(x, x_adv.dtype)
-
-
-def _check_buffer(buffer: Tensor, momentum: float, x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
-    if not isinstance(buffer, Tensor):
-        raise TypeError(f"momentum_buffer must be a tensor, got {type(buffer).__name__}")
-    if (buffer.shape, buffer.dtype, buffer.device) != (x_adv.shape, x_adv.dtype, x_adv.device):
-        raise ValueError(
-            f"momentum_buffer must be {x_adv.dtype} {list(x_adv.shape)} on {x_adv.device} like x_adv, "
-            f"got {buffer.dtype} {list(buffer.shape)} on {buffer.device}"
-        )
-    if not 0 <= momentum < math.inf:
-        raise ValueError(f"momentum must be a finite number >= 0, got {momentum}")
-    if buffer.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "momentum_buffer requires grad, and pgd_step_ writes it without a gradient: pass a detached one"
-        )
-    _check_dense("momentum_buffer", buffer)
-    for name, other in (("x_adv", x_adv), ("grad", grad), ("x", x)):
-        if not torch.compiler.is_compiling() and _share_memory(buffer, other):
-            raise ValueError(f"momentum_buffer shares memory with {name}: pass a tensor of its own")
-
-
-def _sparsity(value: float | Tensor, x: Tensor, dtype: torch.dtype) -> tuple[float, Tensor | None]:
-    """``l1_sparsity`` as the two arguments of an op, like ``_radius``."""
-    if not isinstance(value, Tensor):
-        if not 0 < value <= 1:
-            raise ValueError(f"l1_sparsity must be in (0, 1], got {value}")
-        return float(value), None
-    tensor = _radius_tensor("l1_sparsity", value, x, dtype, "l1")
-    if values_readable(tensor) and not bool(((tensor > 0) & (tensor <= 1)).all()):
-        raise ValueError(
-            f"l1_sparsity must be in (0, 1] everywhere, got {tensor.min().item()} to {tensor.max().item()}"
-        )
-    return 0.0, tensor
-
-
-def _radius(name: str, value: float | Tensor, x: Tensor, dtype: torch.dtype, norm: str) -> tuple[float, Tensor | None]:
-    """``value`` as the two arguments of an op: a float, and the tensor that replaces it or None."""
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be 'linf', 'l2' or 'l1', got {norm!r}")
-    if not isinstance(value, Tensor):
-        # Infinity is a radius (no ball) but not a length: 0 · inf is NaN.
-        if not value >= 0 or (name == "step_size" and not value < math.inf):
-            raise ValueError(f"{name} must be a number >= 0, got {value}")
-        return float(value), None
-    return 0.0, _radius_tensor(name, value, x, dtype, norm)
-
-
-def _radius_tensor(name: str, value: Tensor, x: Tensor, dtype: torch.dtype, norm: str) -> Tensor:
-    if value.device != x.device or not value.is_floating_point():
-        raise ValueError(f"{name} must be a float tensor on {x.device}, got {value.dtype} on {value.device}")
-    shape, full = tuple(value.shape), tuple(x.shape)
-    if value.dim() == 1:
-        shape += (1,) * (x.dim() - 1)  # one number per sample
-    else:
-        shape = (1,) * (x.dim() - len(shape)) + shape
-    outer = () if norm == "linf" else shape[1:]
-    fits = len(shape) == x.dim() and all(a in (1, b) for a, b in zip(shape, full, strict=True))
-    if not fits or any(size != 1 for size in outer):
-        wanted = "[B] or broadcastable to x" if norm == "linf" else "[B] or [B,1,...]"
-        raise ValueError(f"{name} must be {wanted} for x of shape {full}, got {tuple(value.shape)}")
-    if values_readable(value) and not bool((value >= 0).all()):
-        raise ValueError(f"{name} must be >= 0 everywhere, got a minimum of {value.min().item()}")
-    return value.detach().reshape(shape).to(torch.float64 if dtype == torch.float64 else torch.float32)
-
-
-def _limits(bounds: Bounds) -> tuple[float, float]:
-    if bounds is None:
-        return -math.inf, math.inf
-    low, high = bounds
-    if not low <= high:
-        raise ValueError(f"bounds must be (low, high) with low <= high, got ({low}, {high})")
-    return float(low), float(high)
-
-
-def _check_ids(sample_ids: Tensor | None, x: Tensor) -> None:
-    if sample_ids is None:
-        return
-    if sample_ids.dtype != torch.int64 or sample_ids.shape != x.shape[:1] or sample_ids.device != x.device:
-        raise ValueError(
-            f"sample_ids must be int64 [{len(x)}] on {x.device}, got {sample_ids.dtype} "
-            f"{list(sample_ids.shape)} on {sample_ids.device}"
-        )

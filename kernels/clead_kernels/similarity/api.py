@@ -44,7 +44,8 @@ def similarity(
                 f"a and b must have leading dimensions that broadcast, got {list(a.shape)} and {list(b.shape)}"
             )
     chosen = dispatch.resolve("similarity", impl, device=a.device, dtype=a.dtype, **_width(a))
-    scores: Tensor = ops.forward_op(a, b, *arguments.split_temperature(temperature), normalize, chosen)
+    arguments.check_flag("normalize", normalize)
+    scores: Tensor = ops.forward_op(a, b, *arguments.split_temperature(temperature, a.device), normalize, chosen)
     return scores
 
 
@@ -76,6 +77,7 @@ def similarity_topk(
     arguments.check_rows("bank", bank)
     arguments.check_alike("queries", queries, "bank", bank)
     arguments.check_count("k", k, 1, bank.shape[0])
+    arguments.check_flag("normalize", normalize)
     features = {"k": "up to 256" if k <= 256 else "above 256", **_width(queries)}
     chosen = dispatch.resolve("similarity_topk", impl, device=queries.device, dtype=queries.dtype, **features)
     values, indices = ops.topk_op(queries.detach(), bank.detach(), k, normalize, chosen)
