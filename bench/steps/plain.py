@@ -46,20 +46,19 @@ class PlainAttack:
 
     def __init__(self, habits: Habits) -> None:
         self._habits = habits
-        self._constants: list[tuple[Pass, Tensor]] = []
+        self._constants: list[tuple[Pass, Tensor, Tensor]] = []  # pass, images, encoding
         self._used = False
 
     def constant(self, model: nn.Module, encode: Pass, x: Tensor, *, training: bool = False) -> Tensor:
-        """The encoding once; the loop of the next attacks does it again and again."""
+        """The encoding, which is the first step's; the other steps of the next attacks do it again."""
         if self._used:
             self._constants, self._used = [], False
-        self._constants.append((encode, x))
         modes = [(module, module.training) for module in model.modules()]
         model.train(training)
-        with torch.no_grad():
-            encoding = encode(model, x)
+        images, encoding = self._encode(model, encode, x)
         _restore(modes)
-        return encoding
+        self._constants.append((encode, images, encoding))
+        return encoding.detach()
 
     def perturb(
         self,
@@ -76,7 +75,6 @@ class PlainAttack:
     ) -> Tensor:
         """Sign ascent in the linf ball."""
         assert config.norm == "linf"
-        self._used = True
         eps, step_size = config.eps * scale, config.step_size * scale
         x_adv = x.clone()
         if config.random_start:
@@ -86,25 +84,30 @@ class PlainAttack:
         weights = [weight for weight in model.parameters() if self._habits.weight_gradients and weight.requires_grad]
         modes = [(module, module.training) for module in model.modules()]
         model.train(training)
-        for _ in range(config.steps):
+        constants = [constant for constant in self._constants if constant[0].kind == encode.kind]
+        for step in range(config.steps):
             point = x_adv.detach().requires_grad_()
-            total = loss(encode(model, point)).sum() + self._again(model)
-            grad, *_ = torch.autograd.grad(total, [point, *weights], allow_unused=True)
+            total, inputs = loss(encode(model, point)).sum(), [point, *weights]
+            for again, images, encoding in constants:
+                if step or self._used:
+                    images, encoding = self._encode(model, again, images)
+                if encoding.requires_grad:
+                    total = total + 0 * encoding.sum()
+                    inputs.append(images)
+            grad, *_ = torch.autograd.grad(total, inputs, allow_unused=True)
             x_adv = point.detach() + step_size * grad.sign()
             x_adv = x + (x_adv - x).clamp(-eps, eps)
             x_adv = x_adv if bounds is None else x_adv.clamp(*bounds)
+            self._used = True
         _restore(modes)
         return x_adv
 
-    def _again(self, model: nn.Module) -> Tensor:
-        """Encode the constants; 0, with a backward pass through them where the code has one."""
-        total = torch.zeros((), device=next(model.parameters()).device)
-        for encode, x in self._constants:
-            backward = self._habits.constants == "backward"
-            encoding = encode(model, x.detach().clone().requires_grad_(backward))
-            if backward:
-                total = total + 0 * encoding.sum()
-        return total
+    def _encode(self, model: nn.Module, encode: Pass, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Constant images and their encoding, with a way back where the habit is one."""
+        backward = self._habits.constants == "backward"
+        images = x.detach().clone().requires_grad_(backward)
+        with torch.set_grad_enabled(backward):
+            return images, encode(model, images)
 
 
 def make_plain(method: Any, name: str) -> None:

@@ -13,9 +13,9 @@ from bench.steps.cases import FORMS, StepCase, prepare
 # (method, attack steps, plain, needed).
 PASSES = [
     ("simclr", 0, 6, 6),
-    ("pgd_at", 10, 33, 23),
-    ("trades", 10, 36, 27),
-    ("rocl", 7, 43, 30),
+    ("pgd_at", 5, 18, 13),
+    ("trades", 5, 21, 17),
+    ("rocl", 5, 35, 26),
     ("acl", 5, 42, 32),
     ("advcl", 5, 50, 38),
     ("clae", 1, 15, 12),
