@@ -17,7 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; all")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, "steps", []], metavar="PART", help=f"{', '.join(PARTS)}: all; or steps"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, no compiler: under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument(
@@ -33,6 +35,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="CSV or JSON files")
     options = parser.parse_args(arguments)
+    if "steps" in options.parts and len(options.parts) > 1:
+        parser.error("steps, which are timed by themselves, cannot be combined with other parts")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
     options.clock = options.clock or ("device" if options.device == "cuda" else "wall")
@@ -50,7 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.compare:
             print(table.compare(*(rows.read(path) for path in options.compare)))
             return 0
-        _, sound = run(
+        measure = run
+        if options.parts == ["steps"]:
+            from .steps.run import run as measure  # needs all of clead, the operators need torch and numpy only
+        _, sound = measure(
             Options(
                 parts=tuple(options.parts) or PARTS,
                 quick=options.quick,

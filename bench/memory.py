@@ -6,6 +6,7 @@ import ctypes
 import gc
 import multiprocessing
 import re
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,16 @@ def peak_extra(case: Case, impl: str, device: str, threads: int, timeout: float 
     """
     if device == "cuda":
         return _on_cuda(case, impl)
+    return in_child(_child, (case, impl, threads), timeout)
+
+
+def in_child(target: Callable[..., None], arguments: tuple[Any, ...], timeout: float) -> float | None:
+    """What ``target(sender, *arguments)`` sends from a process of its own; None if nothing came."""
     # A server imports torch once and forks per measurement: a fresh import would take seconds each time.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.memory"])
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, case, impl, threads), daemon=True)
+    child = context.Process(target=target, args=(sender, *arguments), daemon=True)
     child.start()
     sender.close()
     try:
@@ -56,7 +62,7 @@ def peak_extra(case: Case, impl: str, device: str, threads: int, timeout: float 
 
 def _child(sender: Connection, case: Case, impl: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    _return_freed_blocks()
+    return_freed_blocks()
     contender = _contender(case, impl)
     # A compiler runs in this process and must be done before; other code is loaded by a tiny sample, whose own
     # memory, unlike that of a full one, the allocator does not keep for the next.
@@ -64,11 +70,16 @@ def _child(sender: Connection, case: Case, impl: str, threads: int) -> None:
     _work(first, impl, "cpu").once()
     work = _work(case, impl, "cpu")
     work.reset()
+    sender.send(added_by(work.once))
+
+
+def added_by(sample: Callable[[], object]) -> float:
+    """MiB that ``sample`` adds to the memory of this process at its peak."""
     _release()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     before = _kilobytes("VmHWM")
-    work.once()
-    sender.send((_kilobytes("VmHWM") - before) * 1024 / MIB)
+    sample()
+    return (_kilobytes("VmHWM") - before) * 1024 / MIB
 
 
 def _on_cuda(case: Case, impl: str) -> float:
@@ -92,7 +103,7 @@ def _work(case: Case, impl: str, device: str) -> Work:
     return prepare(contender, case, case.inputs(device, seed=0, dtype=contender.dtype))
 
 
-def _return_freed_blocks() -> None:
+def return_freed_blocks() -> None:
     """Fix glibc's threshold for blocks of their own at 128 KiB: it grows otherwise, and then freed blocks stay
     resident or not by chance (30 MB or 14 for the same sample)."""
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+import torch
 import tyro
 
 from clead.errors import UserError
@@ -56,6 +57,7 @@ Integers = Annotated[
     ),
 ]
 
+Executor = Literal["eager", "compile", "graph"]
 Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -255,6 +257,28 @@ class EvaluationConfig:
         return [*table, *sweep]
 
 
+@dataclass(frozen=True)
+class SpeedConfig:
+    """How pre-training is computed; all but precision change nothing but the order of sums."""
+
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of encoder and heads: tf32 is CUDA's fast float32, bf16 autocast; losses and perturbations stay float32."""
+    channels_last: bool = False
+    """Keep convolutions' weights, and so all feature maps, with the channels innermost."""
+    fold: bool = True
+    """Attack a copy of the model in which eval-mode batch norm is folded into the convolutions."""
+    executor: Executor = "eager"
+    """Run that copy as it is, through torch.compile, or as captured CUDA graphs."""
+
+    def __post_init__(self) -> None:
+        require(self.fold or self.executor == "eager", "speed.executor", "eager without speed.fold", self.executor)
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """What autocast computes in; None without it."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
+
 Encoding = Literal["features", "embeddings"]
 
 
@@ -323,6 +347,7 @@ class TrainConfig:
     """CPU threads; 0 leaves the number to torch."""
     impl: Impl = "auto"
     """Implementation of the clead_kernels operators."""
+    speed: SpeedConfig = SpeedConfig()
     encoder: EncoderConfig = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     linear_eval: LinearEvalConfig = LinearEvalConfig()

@@ -88,11 +88,15 @@ class Subject:
 def pretrain(session: Session, model: Model) -> None:
     """Train encoder and heads with the method's loss."""
     config, train, other = session.config, session.splits.train, session.unlabeled
+    if config.speed.channels_last:
+        module: Any = model  # torch leaves this form of ``to`` untyped
+        module.to(memory_format=torch.channels_last)
+    computing = model.computing_in(config.speed.compute_dtype)
     task = Fit(
         stage="pretrain",
         model=model,
         trained=model,
-        loss=lambda batch: session.method.training_loss(model, batch),
+        loss=lambda batch: session.method.training_loss(computing, batch),
         images=train.batch,
         labels=train.labels,
         epochs=config.epochs,

@@ -41,20 +41,8 @@ _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
-    *(
-        "data",
-        "data_dir",
-        "image_size",
-        "train_samples",
-        "epochs",
-        "batch_size",
-        "seed",
-        "device",
-        "threads",
-        "impl",
-        "encoder",
-    ),
-    *("evaluation", "checkpoint_every"),
+    *("data", "data_dir", "image_size", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl"),
+    *("speed", "encoder", "evaluation", "checkpoint_every"),
 )
 
 
@@ -66,6 +54,7 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sour
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
+    _allow_tf32(config.speed.precision == "tf32")
     _check_impl(method, config, device)
     for name in config.evaluation.attacks:
         parse_attack(name)
@@ -88,6 +77,12 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sour
         for name in config.compare:
             _compare(session, name)
     return folder
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Say what a float32 convolution or product on a CUDA device is; torch would round the convolutions' inputs."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _check_branches(plan: Plan, method: Method[Any]) -> None:

@@ -2,5 +2,6 @@
 
 from clead.attacks.objective import Objective, frozen
 from clead.attacks.pgd import Constraint, attack
+from clead.attacks.runner import Runner
 
-__all__ = ["Constraint", "Objective", "attack", "frozen"]
+__all__ = ["Constraint", "Objective", "Runner", "attack", "frozen"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clead.config import AttackConfig, ContrastiveConfig
 from clead.losses import cancelled_nt_xent
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import Branch, Model
+from clead.models import Model, Pass
 from clead_kernels import FalseNegatives
 
 
@@ -42,7 +42,7 @@ class ACL(ContrastiveMethod["ACL.Config"]):
         cancelled = self.cancelled(model, views, batch)
         x_adv = self.adversaries(model, views, batch, cancelled)
         streams = ((self.clean_branch, len(views)), (self.adv_branch, len(views)))
-        z, z_adv = self.embed(model, torch.cat([views, x_adv]), streams).chunk(2)
+        z, z_adv = model.embed(torch.cat([views, x_adv]), branch=streams).chunk(2)
         return {
             "clean": self.contrast(z, cancelled).mean() / 2,
             "adv": self.contrast(z_adv, cancelled).mean() / 2,
@@ -57,17 +57,17 @@ class ACL(ContrastiveMethod["ACL.Config"]):
     ) -> Tensor:
         """Both views [2B, C, H, W] perturbed to be told apart."""
         return self.perturb(
-            model,
-            lambda x_adv: self.embed(model, x_adv, self.adv_branch),
+            self.attacked(model),
+            Pass("embed", self.adv_branch),
             lambda z: self.contrast(z, cancelled),
             views,
             self.config.attack,
             batch.rng("attack", 0).cat(batch.rng("attack", 1)),
         )
 
-    def embed(self, model: Model, x: Tensor, branch: Branch) -> Tensor:
-        """Embeddings [N, d] of images [N, C, H, W]."""
-        return model.embed(x, branch=branch)
+    def attacked(self, model: Model) -> nn.Module:
+        """What embeds both views in the attack."""
+        return model
 
     def contrast(self, embeddings: Tensor, cancelled: FalseNegatives | Tensor | None = None) -> Tensor:
         """NT-Xent of every row, [2B]."""

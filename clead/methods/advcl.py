@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clead.attacks import frozen
 from clead.augment import Augmentation, find_augmentation, high_pass
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.methods.base import Batch
 from clead.methods.clusters import embed_all, kmeans
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import LinearHead, Model
+from clead.models import LinearHead, Model, Pass
 from clead.rng import Rng
 from clead_kernels import nt_xent
 
@@ -102,8 +101,10 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         x_cl = self.contrastive_adversary(model, clean, x, batch)
         x_ce = self.cluster_adversary(model, labels, x, batch)
 
-        z = model.embed(torch.cat([clean, x_cl]), branch=(*self._clean_streams(size), (self.adv_branch, size)))
-        features = model.features(x_ce, branch=self.cluster_branch)
+        branches = ((self.adv_branch, size), (self.cluster_branch, size))
+        features = model.features(torch.cat([clean, x_cl, x_ce]), branch=(*self._clean_streams(size), *branches))
+        contrasted, features = features.split([4 * size, size])
+        z = model.project(contrasted, branch=(*self._clean_streams(size), branches[0]))
         scale = config.temperature / config.base_temperature
         return {
             "contrast": scale * self.contrast(z).mean(),
@@ -112,11 +113,10 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
 
     def contrastive_adversary(self, model: Model, clean: Tensor, x: Tensor, batch: Batch) -> Tensor:
         """x + d [B, C, H, W] that NT-Xent takes for another image than its views ``clean`` [3B, C, H, W]."""
-        with frozen(model, training=True), torch.no_grad():
-            z = model.embed(clean, branch=self._clean_streams(len(x)))
+        z = self.constant(model, Pass("embed", self._clean_streams(len(x))), clean, training=True)
         return self.perturb(
             model,
-            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
+            Pass("embed", self.adv_branch),
             lambda z_adv: self.contrast(torch.cat([z, z_adv])).view(4, -1).sum(0),
             x,
             self.config.attack,
@@ -128,7 +128,7 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         """x + d' [B, C, H, W] that the cluster heads take for members of other clusters."""
         return self.perturb(
             model,
-            lambda x_adv: model.features(x_adv, branch=self.cluster_branch),
+            Pass("features", self.cluster_branch),
             lambda features: self.cluster_loss(model, features, labels),
             x,
             self.config.attack,

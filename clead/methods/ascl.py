@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clead.attacks import frozen
 from clead.augment import Augmentation, find_augmentation
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.losses import ascl_loss, instance_loss, kl_divergence, mart_loss, trades_loss
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import LinearHead, Model
+from clead.models import LinearHead, Model, Pass
 
 Term = Literal["at", "cl", "ascl"]
 _CRAFTED_BY: dict[str, Term | None] = {"ensemble": None, "label_based": "at", "label_free": "cl"}
@@ -108,27 +107,44 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         labelled = self.inputs(batch)
         free = labelled if batch.unlabeled is None else self.inputs(batch.unlabeled)
         crafted_by = _CRAFTED_BY[config.perturbations]
-        # Cached, because table 6's shared perturbation and the clean views serve several terms.
+        # Cached, because table 6's shared perturbation serves several terms.
         perturbed = cache(lambda term, inputs: self.perturbed(model, inputs, crafted_by or term))
-        views = cache(lambda inputs: self._embed_views(model, inputs))
+        weighted: list[tuple[Term, Real, Inputs]] = [
+            ("cl", config.cl_weight, free),
+            ("ascl", config.ascl_weight, labelled),
+        ]
+        contrasts = [(term, inputs) for term, weight, inputs in weighted if weight]
+        viewed = dict.fromkeys(inputs for _, inputs in contrasts) if config.pairs == "view_adv" else {}
 
-        terms = self.at(model, labelled, perturbed("at", labelled))
-        if config.cl_weight:
-            z_adv = model.embed(perturbed("cl", free), branch=self.adv_branch)
-            terms["cl"] = config.cl_weight * instance_loss(views(free), z_adv, **self._options)
-        if config.ascl_weight:
-            z_adv = model.embed(perturbed("ascl", labelled), branch=self.adv_branch)
-            terms["ascl"] = config.ascl_weight * ascl_loss(views(labelled), z_adv, batch.labels, **self._options)
+        x_adv = perturbed("at", labelled)
+        at = x_adv if config.at_term == "ce" else torch.cat([labelled.x, x_adv])
+        attacked = [(images, self.adv_branch) for images in (at, *(perturbed(*contrast) for contrast in contrasts))]
+        streams = [*attacked, *((inputs.views, self.clean_branch) for inputs in viewed)]
+        features = iter(self._features(model, streams))
+
+        terms = self._at(model.classify(next(features)), batch.labels)
+        z_adv = {term: model.project(next(features), self.adv_branch) for term, _ in contrasts}
+        views = {inputs: model.project(next(features), self.clean_branch) for inputs in viewed}
+        if "cl" in z_adv:
+            terms["cl"] = config.cl_weight * instance_loss(views.get(free), z_adv["cl"], **self._options)
+        if "ascl" in z_adv:
+            loss = ascl_loss(views.get(labelled), z_adv["ascl"], batch.labels, **self._options)
+            terms["ascl"] = config.ascl_weight * loss
         return terms
 
-    def at(self, model: Model, inputs: Inputs, x_adv: Tensor) -> dict[str, Tensor]:
-        """l_AT, or the two terms of TRADES or MART in its place."""
-        adv, labels = self.adv_branch, inputs.batch.labels
+    def _features(self, model: Model, streams: list[tuple[Tensor, str]]) -> tuple[Tensor, ...]:
+        """The features of every stream of images in its branch, from one forward pass."""
+        branch = tuple((name, len(images)) for images, name in streams)
+        features = model.features(torch.cat([images for images, _ in streams]), branch=branch)
+        return torch.split(features, [size for _, size in branch])
+
+    def _at(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """l_AT, or the two terms of TRADES or MART in its place, whose logits are those of x and of x + d."""
         if self.config.at_term == "ce":
-            return {"ce_adv": F.cross_entropy(model.logits(x_adv, branch=adv), labels)}
-        logits, logits_adv = model.logits(torch.cat([inputs.x, x_adv]), branch=adv).chunk(2)
+            return {"ce_adv": F.cross_entropy(logits, labels)}
         loss = trades_loss if self.config.at_term == "trades" else mart_loss
-        return loss(logits, logits_adv, labels, beta=self.config.beta)
+        clean, adversarial = logits.chunk(2)
+        return loss(clean, adversarial, labels, beta=self.config.beta)
 
     def perturbed(self, model: Model, inputs: Inputs, by: Term) -> Tensor:
         """The images that maximise the loss ``by``: x + d, or both views t + d, t' + d' for ``pairs="adv_adv"``."""
@@ -136,23 +152,22 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         if by == "at":
             return self.perturb(
                 model,
-                lambda x: model.logits(x, branch=self.adv_branch),
+                Pass("logits", self.adv_branch),
                 self._at_objective(model, inputs),
                 inputs.x,
                 config.attack,
                 batch.rng("attack"),
             )
-        with frozen(model), torch.no_grad():
-            z = self._embed_views(model, inputs)
+        alone = config.pairs == "view_adv"
+        z = self.constant(model, Pass("embed", self.clean_branch), inputs.views) if alone else None
         losses: dict[Term, Callable[[Tensor], Tensor]] = {
             "cl": lambda z_adv: instance_loss(z, z_adv, reduction="none", **self._options),
             "ascl": lambda z_adv: ascl_loss(z, z_adv, batch.labels, reduction="none", **self._options),
         }
         first = {"cl": 1, "ascl": 3}[by]
-        alone = config.pairs == "view_adv"
         return self.perturb(
             model,
-            lambda x: model.embed(x, branch=self.adv_branch),
+            Pass("embed", self.adv_branch),
             losses[by],
             inputs.x if alone else inputs.views,
             replace(config.attack, steps=config.contrastive_steps),
@@ -163,17 +178,12 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
         """What the attack of l_AT ascends: cross-entropy, or TRADES' divergence."""
         if self.config.at_term != "trades":
             return lambda logits: F.cross_entropy(logits, inputs.batch.labels, reduction="none")
-        with frozen(model), torch.no_grad():
-            return partial(kl_divergence, logits=model.logits(inputs.x, branch=self.adv_branch))
+        logits = self.constant(model, Pass("logits", self.adv_branch), inputs.x)
+        return partial(kl_divergence, logits=logits)
 
     def inputs(self, batch: Batch) -> Inputs:
         """The batch, augmented."""
         return Inputs(batch, self.adv_augment(batch.images, batch.rng("augment", 2)), self.views(batch))
-
-    def _embed_views(self, model: Model, inputs: Inputs) -> Tensor | None:
-        if self.config.pairs == "adv_adv":
-            return None
-        return model.embed(inputs.views, branch=self.clean_branch)
 
     @property
     def _options(self) -> dict[str, Any]:

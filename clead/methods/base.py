@@ -9,10 +9,11 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from clead.attacks import Constraint, Objective, attack
+from clead.attacks import Constraint, attack
 from clead.augment import Augmentation, find_augmentation
 from clead.config import AttackConfig, TrainConfig
-from clead.models import Model
+from clead.methods.inner import Inner
+from clead.models import Model, Pass
 from clead.rng import Purpose, Rng
 
 
@@ -66,6 +67,7 @@ class Method(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
         self.augment = find_augmentation(config.augment)
+        self.inner = Inner(config.speed)
 
     @abstractmethod
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
@@ -96,8 +98,8 @@ class Method(ABC, Generic[C]):
 
     def perturb(
         self,
-        model: Model,
-        encode: Callable[[Tensor], Tensor],
+        model: nn.Module,
+        encode: Pass,
         loss: Callable[[Tensor], Tensor],
         x: Tensor,
         config: AttackConfig,
@@ -107,13 +109,13 @@ class Method(ABC, Generic[C]):
         bounds: tuple[float, float] | None = (0.0, 1.0),
         scale: Tensor | float = 1.0,
     ) -> Tensor:
-        """The inner maximisation: ``config``'s attack on loss(encode(x_adv)).
+        """The inner maximisation: ``config``'s attack on loss(encode(model, x_adv)).
 
         Batch norm is in eval mode, or with ``training`` uses the statistics of the batch and keeps none. ``bounds``
         is the box of valid images, None for no clipping; ``scale``, broadcastable to x, multiplies radius and step.
         """
         return attack(
-            Objective(model, encode, loss, training),
+            self.inner.objective(model, encode, loss, x, training=training),
             x,
             constraint=Constraint(norm=config.norm, eps=config.eps * scale, bounds=bounds),
             steps=config.steps,
@@ -122,6 +124,10 @@ class Method(ABC, Generic[C]):
             rng=rng,
             impl=self.config.impl,
         )
+
+    def constant(self, model: nn.Module, encode: Pass, x: Tensor, *, training: bool = False) -> Tensor:
+        """encode(model, x) without gradient: what a whole attack compares with; batch norm as in ``perturb``."""
+        return self.inner.constant(model, encode, x, training=training)
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:

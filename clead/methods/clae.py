@@ -8,13 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.errors import UserError
 from clead.losses import uel_loss
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import Model
+from clead.models import Model, Pass
 from clead_kernels import info_nce, nt_xent
 
 
@@ -84,11 +83,11 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
             attack = replace(attack, eps=attack.eps / 2, step_size=attack.step_size / 2)
             signs = batch.rng("attack").uniform(x[0].numel()).view_as(x).to(x.dtype) - 0.5
             start = x + attack.eps * scale * signs.sign()
-        with frozen(model, training=True), torch.no_grad():
-            anchors = model.embed(x, branch=self.adv_branch)
+        embed = Pass("embed", self.adv_branch)
+        anchors = self.constant(model, embed, x, training=True)
         return self.perturb(
             model,
-            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
+            embed,
             lambda z: self.contrast(anchors, z),
             start,
             attack,

@@ -9,12 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.losses import Negatives, clead_loss, clead_term
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import Branch, Model
+from clead.models import Branch, Model, Pass
 from clead_kernels import instance_margin
 
 Attack = Literal["fgsm", "pgd", "cw"]
@@ -77,8 +76,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
     def perturbations(self, model: Model, x: Tensor, batch: Batch) -> dict[Attack, Tensor]:
         """x under every attack, [B, C, H, W] each, from the same view."""
         config = self.config
-        with frozen(model), torch.no_grad():
-            anchors = model.embed(x, branch=self.clean_branch)
+        anchors = self.constant(model, Pass("embed", self.clean_branch), x)
 
         def term(z: Tensor) -> Tensor:
             return clead_term(
@@ -103,7 +101,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
         for name in config.attacks:
             loss, attack, stream = inner[name]
             rng = batch.rng("attack", stream)
-            x_adv[name] = self.perturb(model, lambda x: model.embed(x, branch=self.adv_branch), loss, x, attack, rng)
+            x_adv[name] = self.perturb(model, Pass("embed", self.adv_branch), loss, x, attack, rng)
         return x_adv
 
     @property

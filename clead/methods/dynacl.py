@@ -7,14 +7,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clead.attacks import frozen
 from clead.config import Real, require
 from clead.methods.acl import ACL
 from clead.methods.base import Batch
 from clead.models import Branch, Model
-from clead_kernels import FalseNegatives
 
 
 class DynACL(ACL):
@@ -54,13 +52,18 @@ class DynACL(ACL):
     def __init__(self, config: DynACL.Config) -> None:
         super().__init__(config)
         self._momentum_model: Model | None = None
+        self._both: _Both | None = None
         self._saved: dict[str, Tensor] = {}
 
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """The reweighted eq. 5 of ACL; then the momentum encoder follows."""
-        views = self.views(batch)
+        views, size = self.views(batch), len(batch.images)
         x_adv = self.adversaries(model, views, batch)
-        z, z_adv = self.embed(model, views, self.clean_branch), self.embed(model, x_adv, self.adv_branch)
+        streams = ((self.clean_branch, size), (self.adv_branch, size))
+        first, second = (torch.cat(pair) for pair in zip(views.chunk(2), x_adv.chunk(2), strict=True))
+        z_1, z_1_adv = model.embed(first, branch=streams).chunk(2)
+        z_2, z_2_adv = self.momentum_model(model).embed(second, branch=streams).chunk(2)
+        z, z_adv = torch.cat([z_1, z_2]), torch.cat([z_1_adv, z_2_adv])
         self._follow(model)
         w = self.config.reweighting * self._faded(batch)
         return {"clean": (1 - w) / 2 * self.contrast(z).mean(), "adv": (1 + w) / 2 * self.contrast(z_adv).mean()}
@@ -70,17 +73,11 @@ class DynACL(ACL):
         augment = self.augment.faded(1 - self._faded(batch))
         return torch.cat([augment(batch.images, batch.rng("augment", view)) for view in range(count)])
 
-    def adversaries(
-        self, model: Model, views: Tensor, batch: Batch, cancelled: FalseNegatives | Tensor | None = None
-    ) -> Tensor:
-        """As in ACL, with the second view seen by the momentum encoder."""
-        with frozen(self.momentum_model(model)):
-            return super().adversaries(model, views, batch, cancelled)
-
-    def embed(self, model: Model, x: Tensor, branch: Branch) -> Tensor:
-        """Two views [2B, C, H, W], the second one's embeddings by the momentum encoder."""
-        first, second = x.chunk(2)
-        return torch.cat([model.embed(first, branch), self.momentum_model(model).embed(second, branch)])
+    def attacked(self, model: Model) -> nn.Module:
+        """The second view is seen by the momentum encoder."""
+        if self._both is None or self._both.first is not model:
+            self._both = _Both(model, self.momentum_model(model))
+        return self._both
 
     def momentum_model(self, model: Model) -> Model:
         """The momentum encoder and its projector, at first a copy of ``model``."""
@@ -106,4 +103,17 @@ class DynACL(ACL):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back the momentum encoder."""
-        self._saved, self._momentum_model = state, None
+        self._saved, self._momentum_model, self._both = state, None, None
+
+
+class _Both(nn.Module):
+    """Two encoders, one for each of two views."""
+
+    def __init__(self, first: Model, second: Model) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def embed(self, x: Tensor, branch: Branch) -> Tensor:
+        """Embeddings [2B, d] of two views [2B, C, H, W]."""
+        first, second = x.chunk(2)
+        return torch.cat([self.first.embed(first, branch), self.second.embed(second, branch)])

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clead.attacks import frozen
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.losses import cancelled_nt_xent
 from clead.methods.base import Batch
 from clead.methods.contrastive import ContrastiveMethod
-from clead.models import Model
+from clead.models import Model, Pass
 from clead_kernels import FalseNegatives
 
 
@@ -52,10 +51,12 @@ class RoCL(ContrastiveMethod["RoCL.Config"]):
         first, second = views.chunk(2)
         cancelled = self.cancelled(model, views, batch)
         x_adv = self.adversary(model, first, second, batch, cancelled)
-        z = model.embed(torch.cat([views, x_adv]), branch=self.adv_branch)
+        # Two forward passes in one: each segment has statistics of its own.
+        segments = [torch.cat([views, x_adv]), torch.cat([x_adv, second])][: 2 if self.config.regularization else 1]
+        streams = tuple((self.adv_branch, len(segment)) for segment in segments)
+        z, *others = model.embed(torch.cat(segments), branch=streams).split([size for _, size in streams])
         terms = {"contrast": 2 * self.contrast(z, cancelled, num_views=3).mean()}
-        if self.config.regularization:
-            z = model.embed(torch.cat([x_adv, second]), branch=self.adv_branch)
+        for z in others:
             terms["regularization"] = self.config.regularization * self.contrast(z, cancelled).mean()
         return terms
 
@@ -72,11 +73,11 @@ class RoCL(ContrastiveMethod["RoCL.Config"]):
         cancelled: FalseNegatives | Tensor | None = None,
     ) -> Tensor:
         """x + d [B, C, H, W] that is far from the other view ``target``."""
-        with frozen(model), torch.no_grad():
-            keys = model.embed(target, branch=self.adv_branch)
+        embed = Pass("embed", self.adv_branch)
+        keys = self.constant(model, embed, target)
         return self.perturb(
             model,
-            lambda x_adv: model.embed(x_adv, branch=self.adv_branch),
+            embed,
             lambda z: self.contrast(torch.cat([z, keys]), cancelled).view(2, -1).sum(0),
             x,
             self.config.attack,

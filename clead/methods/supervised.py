@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clead.config import AttackConfig, Stage, TrainConfig
 from clead.methods.base import Batch, Method
-from clead.models import LinearHead, Model
+from clead.models import LinearHead, Model, Pass
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AdversarialTraining(Method[A], Generic[A]):
         """x + delta of largest cross-entropy, with batch norm in eval mode unless ``training``."""
         return self.perturb(
             model,
-            lambda x_adv: model.logits(x_adv, branch=self.adv_branch),
+            Pass("logits", self.adv_branch),
             lambda logits: F.cross_entropy(logits, batch.labels, reduction="none"),
             x,
             self.config.attack,

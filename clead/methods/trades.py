@@ -8,12 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from clead.attacks import frozen
 from clead.config import Real, require
 from clead.losses import kl_divergence, trades_loss
 from clead.methods.base import Batch
 from clead.methods.supervised import AdversarialTraining, AdversarialTrainingConfig
-from clead.models import Model
+from clead.models import Model, Pass
 
 
 class TRADES(AdversarialTraining["TRADES.Config"]):
@@ -47,12 +46,11 @@ class TRADES(AdversarialTraining["TRADES.Config"]):
 
     def diverge(self, model: Model, x: Tensor, batch: Batch) -> Tensor:
         """x + delta of largest KL(p(x) || p(x + delta))."""
-        with frozen(model), torch.no_grad():
-            logits = model.logits(x, branch=self.adv_branch)
+        classify = Pass("logits", self.adv_branch)
         return self.perturb(
             model,
-            lambda x_adv: model.logits(x_adv, branch=self.adv_branch),
-            partial(kl_divergence, logits=logits),
+            classify,
+            partial(kl_divergence, logits=self.constant(model, classify, x)),
             x,
             self.config.attack,
             batch.rng("attack"),

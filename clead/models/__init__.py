@@ -12,8 +12,10 @@ from clead.models.digits import DigitsEncoder
 from clead.models.encoder import Encoder, torchvision_state_dict
 from clead.models.init import initialise
 from clead.models.model import Model
+from clead.models.passes import Pass
 from clead.models.projector import LinearHead, Projector
 from clead.models.resnet import ResNet
+from clead.models.view import View
 
 __all__ = [
     "ENCODERS",
@@ -25,8 +27,10 @@ __all__ = [
     "Encoder",
     "LinearHead",
     "Model",
+    "Pass",
     "Projector",
     "ResNet",
+    "View",
     "build_encoder",
     "initialise",
     "torchvision_state_dict",

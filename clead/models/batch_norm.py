@@ -18,7 +18,7 @@ from clead.errors import UserError
 Branch = str | tuple[tuple[str, int], ...]
 """A branch's name for the whole batch, or (name, rows) segments in the order of the rows."""
 
-_TINY = 1e-5  # torch's and torchvision's floor of the variance
+TINY = 1e-5  # torch's and torchvision's floor of the variance
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ class BranchState(nn.Module):
                 f"{tuple(x.shape)}: use more images per batch (or per segment), larger ones, or eval mode"
             )
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, _TINY
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, TINY
         )
 
 
-class _BranchBatchNorm(nn.Module):
+class BranchBatchNorm(nn.Module):
+    """What batch norms over rows and over images share."""
+
     dims: tuple[int, ...]
 
     def __init__(self, num_features: int, config: BatchNormConfig) -> None:
@@ -105,6 +107,7 @@ class _BranchBatchNorm(nn.Module):
             norm.register_load_state_dict_post_hook(_tie)
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """Normalise x through one branch, or every segment of its rows through its own."""
         if x.dim() not in self.dims:
             expected = " or ".join(str(dim) for dim in self.dims)
             raise ValueError(f"{type(self).__name__} expects {expected} dimensions, got {tuple(x.shape)}")
@@ -117,17 +120,24 @@ class _BranchBatchNorm(nn.Module):
         return torch.cat([self._normalize(part, name) for part, (name, _) in parts])
 
     def extra_repr(self) -> str:
+        """The branches, for ``print``."""
         config = self.config
         return f"branches={config.branches}, affine={config.affine!r}, momentum={config.momentum}"
 
-    def _normalize(self, x: Tensor, name: str) -> Tensor:
+    def state(self, name: str) -> BranchState:
+        """The branch called ``name``."""
         if name not in self.branch:
             raise ValueError(f"branch must be one of {self.config.branches}, got {name!r}")
-        out: Tensor = self.branch[name](x)
+        state = self.branch[name]
+        assert isinstance(state, BranchState)
+        return state
+
+    def _normalize(self, x: Tensor, name: str) -> Tensor:
+        out: Tensor = self.state(name)(x)
         return out
 
 
-class BranchBatchNorm2d(_BranchBatchNorm):
+class BranchBatchNorm2d(BranchBatchNorm):
     """Batch norm over [B, C, H, W] with one set of statistics per branch.
 
     In training mode a segment is normalised with its own rows only and updates its own branch only, so a segmented
@@ -145,7 +155,7 @@ class BranchBatchNorm2d(_BranchBatchNorm):
     dims = (4,)
 
 
-class BranchBatchNorm1d(_BranchBatchNorm):
+class BranchBatchNorm1d(BranchBatchNorm):
     """Batch norm over [B, C] or [B, C, L] with one set of statistics per branch; see BranchBatchNorm2d."""
 
     dims = (2, 3)
@@ -159,7 +169,7 @@ def _tie(norm: nn.Module, *_: object) -> None:
 
 
 def _check_tied(
-    norm: _BranchBatchNorm,
+    norm: BranchBatchNorm,
     state_dict: dict[str, Any],
     prefix: str,
     _metadata: object,

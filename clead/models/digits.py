@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,3 +44,9 @@ class DigitsEncoder(Encoder):
         x = F.relu(self.bn3(self.conv3(x), branch))
         x = F.relu(self.bn4(self.conv4(x), branch))
         return x.mean((2, 3))
+
+    def folds(self) -> Iterator[tuple[nn.Conv2d, BranchBatchNorm2d]]:
+        """The convolutions, and the batch norm right behind each."""
+        yield from zip(
+            (self.conv1, self.conv2, self.conv3, self.conv4), (self.bn1, self.bn2, self.bn3, self.bn4), strict=True
+        )

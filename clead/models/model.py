@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from clead.models.batch_norm import Branch
@@ -16,12 +17,21 @@ class Model(nn.Module):
     Args:
         encoder: images -> features.
         heads: by name; ``projector`` and ``classifier`` are what ``embed`` and ``logits`` look for.
+        compute_dtype: bfloat16 runs encoder and heads under autocast, with batch-norm statistics in float32; what
+            comes out is float32. None computes in the dtype of the weights.
     """
 
-    def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, encoder: Encoder, heads: Mapping[str, nn.Module], compute_dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
+        self.compute_dtype = compute_dtype
+
+    def computing_in(self, dtype: torch.dtype | None) -> Model:
+        """A model of the very same modules that computes in another type."""
+        return Model(self.encoder, dict(self.heads.items()), dtype)
 
     @property
     def evaluation_branch(self) -> str:
@@ -30,18 +40,29 @@ class Model(nn.Module):
 
     def features(self, x: Tensor, branch: Branch) -> Tensor:
         """Features [B, feature_dim] of images [B, C, H, W] in [0, 1]."""
-        features: Tensor = self.encoder(x, branch=branch)
-        return features
+        return self._run(lambda: self.encoder(x, branch=branch), x.device)
 
     def embed(self, x: Tensor, branch: Branch, head: str = "projector") -> Tensor:
         """Embeddings [B, D], not normalised, of images [B, C, H, W] in [0, 1]."""
-        embeddings: Tensor = self._head(head)(self.features(x, branch), branch=branch)
-        return embeddings
+        return self.project(self.features(x, branch), branch, head)
 
     def logits(self, x: Tensor, branch: Branch, head: str = "classifier") -> Tensor:
         """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
-        logits: Tensor = self._head(head)(self.features(x, branch))
-        return logits
+        return self.classify(self.features(x, branch), head)
+
+    def project(self, features: Tensor, branch: Branch, head: str = "projector") -> Tensor:
+        """Embeddings [B, D], not normalised, of features [B, feature_dim]."""
+        return self._run(lambda: self._head(head)(features, branch=branch), features.device)
+
+    def classify(self, features: Tensor, head: str = "classifier") -> Tensor:
+        """Logits [B, num_classes] of features [B, feature_dim]."""
+        return self._run(lambda: self._head(head)(features), features.device)
+
+    def _run(self, module: Callable[[], Tensor], device: torch.device) -> Tensor:
+        if self.compute_dtype is None:
+            return module()
+        with torch.autocast(device.type, self.compute_dtype):
+            return module().float()
 
     def _head(self, name: str) -> nn.Module:
         if name not in self.heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch.nn.functional as F
@@ -51,6 +52,12 @@ class Projector(nn.Module):
             if index < len(self.layers) - 1:
                 x = F.relu(x)
         return x
+
+    def folds(self) -> Iterator[tuple[nn.Linear, BranchBatchNorm1d]]:
+        """The linear layers with a batch norm right behind them, and that."""
+        for layer, norm in zip(self.layers, self.norms, strict=False):
+            assert isinstance(layer, nn.Linear) and isinstance(norm, BranchBatchNorm1d)
+            yield layer, norm
 
 
 class LinearHead(nn.Linear):

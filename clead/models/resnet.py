@@ -6,7 +6,7 @@ convolution carries the stride, as in torchvision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
@@ -41,6 +41,12 @@ class _Block(nn.Module):
         conv, norm = self.downsample
         out: Tensor = norm(conv(x), branch)
         return out
+
+    def folds(self) -> Iterator[tuple[nn.Conv2d, BranchBatchNorm2d]]:
+        """The convolutions, and the batch norm right behind each."""
+        convs = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        norms = [module for module in self.modules() if isinstance(module, BranchBatchNorm2d)]
+        yield from zip(convs, norms, strict=True)  # both in the order in which the block names them
 
 
 class BasicBlock(_Block):
@@ -146,3 +152,7 @@ class ResNet(Encoder):
             for block in stage:
                 x = block(x, branch)
         return x.mean((2, 3))
+
+    def folds(self) -> Iterator[tuple[nn.Conv2d, BranchBatchNorm2d]]:
+        """The first convolution and its batch norm; the blocks know their own."""
+        yield self.conv1, self.bn1

@@ -1,0 +1,1 @@
+"""``python -m bench steps``: whole training steps of ``clead``'s methods, plain and with every lever."""

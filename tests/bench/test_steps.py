@@ -1,0 +1,84 @@
+"""Whole steps through the harness, and that the plain form costs what the official codes cost."""
+
+import pytest
+import torch
+
+import bench.steps.run as harness
+from bench import rows
+from bench.__main__ import main, parse
+from bench.run import Options
+from bench.steps.cases import FORMS, StepCase, prepare
+
+# Passes over a batch, a backward pass counting 1 for the images and 1 for the weights, from the official codes:
+# (method, attack steps, plain, needed).
+PASSES = [
+    ("simclr", 0, 6, 6),
+    ("pgd_at", 5, 18, 13),
+    ("trades", 5, 21, 17),
+    ("rocl", 5, 35, 26),
+    ("acl", 5, 42, 32),
+    ("advcl", 5, 50, 38),
+    ("clae", 1, 15, 12),
+]
+
+
+@pytest.mark.parametrize(("method", "steps", "plain", "needed"), PASSES)
+def test_plain_steps_cost_what_the_official_codes_cost(method, steps, plain, needed):
+    case = StepCase(method, "digits", 16, steps)
+    found = {}
+    for name, number in (("plain", plain), ("fold", needed)):
+        step = prepare(case, FORMS[name], "cpu")
+        step.once()
+        with harness._Watch("cpu") as watch:
+            step.once()
+        found[name] = (watch.flops, number)
+    one_pass = 2 * 16 * 1.2e6  # multiply-adds of the digits' encoder, as its docstring has them
+    for flops, number in found.values():
+        assert flops / one_pass == pytest.approx(number, rel=0.12)
+    ratio = found["plain"][0] / found["fold"][0]
+    assert ratio == pytest.approx(plain / needed, rel=0.04)
+
+
+def test_rows_of_a_step(monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "grid", lambda quick, cuda: [StepCase("acl", "digits", 8, steps=1)])
+    lines = []
+    found, sound = harness.run(Options(quick=True, memory=False, json=tmp_path / "rows.json"), lines.append)
+    assert sound and all(tuple(row) == rows.COLUMNS for row in found)
+    full = {row["impl"]: row for row in found if row["mode"] == "full"}
+    assert set(full) == {name for name in FORMS if "graph" not in name}
+    for name, row in full.items():
+        if row["reason"]:
+            assert name == "fold+compile"
+            continue
+        assert row["ratio_to_eager"] == pytest.approx(full["plain"]["p50_ms"] / row["p50_ms"])
+        assert 0 < row["ratio_to_line"] < 1.5
+        parts = {other["mode"]: other["p50_ms"] for other in found if other["impl"] == name}
+        assert all(parts[part] > 0 for part in harness.PARTS)
+    assert full["fold"]["value_error"] < 1e-2
+    assert [row["p50_ms"] for row in rows.read(tmp_path / "rows.json")] == [row["p50_ms"] for row in found]
+    parse(full["fold"]["command"].split()[3:])
+    assert "images/s" in "\n".join(lines)
+
+
+def test_another_step_gets_no_number(monkeypatch):
+    monkeypatch.setattr(harness, "grid", lambda quick, cuda: [StepCase("pgd_at", "digits", 8, steps=1)])
+    prepared = harness.prepare
+
+    def wrong(case, form, device):
+        step = prepared(case, form, device)
+        if not form.plain:
+            run = step.stages[0]
+            step.stages = [lambda: (run(), step.terms.update(more=torch.tensor(1.0)))]
+        return step
+
+    monkeypatch.setattr(harness, "prepare", wrong)
+    found, sound = harness.run(Options(quick=True, memory=False, impls=("fold",)), lambda line: None)
+    fold = next(row for row in found if row["impl"] == "fold")
+    assert not sound and fold["p50_ms"] is None and fold["reason"].startswith("wrong: the loss is off by")
+
+
+def test_arguments(capsys):
+    with pytest.raises(SystemExit):
+        parse(["steps", "loss"])
+    assert main(["steps", "--case", "nothing like it", "--device", "cpu"]) == 2
+    assert "no step has" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""The levers from the command line: saved with the run, resumed to the bit, refused where they make no sense."""
+
+import json
+
+import pytest
+import torch
+
+from clead import train
+from clead.cli import read_config
+from clead.config import SpeedConfig
+from clead.engine import checkpoint, loop
+from clead.errors import UserError
+
+TINY = [
+    "--epochs",
+    "2",
+    "--train-samples",
+    "96",
+    "--batch-size",
+    "32",
+    "--checkpoint-every",
+    "1",
+    "--attack.steps",
+    "1",
+]
+TINY += ["--stages", "pretrain", "--compare"]
+FAST = ["--speed.precision", "bf16", "--speed.channels-last"]
+
+
+def weights(run):
+    return checkpoint.load(checkpoint.latest(run / "checkpoints")).weights
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["acl", "dynacl"])
+def test_a_run_in_bfloat16_resumes_to_the_last_bit(method, tmp_path, monkeypatch):
+    whole, broken, plain = (tmp_path / name for name in ("whole", "broken", "plain"))
+    train.main([method, *TINY, *FAST, "--out", str(whole)])
+    assert read_config(whole / "config.json")[2].speed == SpeedConfig("bf16", channels_last=True)
+    step = loop._step
+
+    def interrupted(task, batch, *rest):
+        if batch.step == 4:
+            raise KeyboardInterrupt
+        return step(task, batch, *rest)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([method, *TINY, *FAST, "--out", str(broken)])
+    monkeypatch.undo()
+    train.main([method, "--resume", "--out", str(broken)])
+    train.main([method, *TINY, "--out", str(plain)])
+    one, other = weights(whole), weights(broken)
+    assert all(torch.equal(one[key], other[key]) for key in one) and losses(whole) == losses(broken)
+    assert all(value.dtype == torch.float32 and value.is_contiguous() for value in one.values())
+    assert losses(whole) != losses(plain) and losses(whole)[0] == pytest.approx(losses(plain)[0], rel=0.02)
+
+
+def test_another_precision_is_not_resumed(tmp_path):
+    out = str(tmp_path / "run")
+    train.main(["pgd_at", *TINY, "--epochs", "0", "--out", out])
+    with pytest.raises(UserError, match="cannot resume with speed"):
+        train.main(["pgd_at", "--resume", "--out", out, *FAST])
+
+
+def test_an_executor_needs_something_to_run():
+    with pytest.raises(UserError, match=r"speed\.executor must be eager without speed\.fold, got graph"):
+        train.main(["acl", *TINY, "--speed.no-fold", "--speed.executor", "graph"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_tf32_is_what_was_asked_for(precision, tmp_path):
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        train.main(
+            [
+                "simclr",
+                *TINY[:-5],
+                "--epochs",
+                "0",
+                "--stages",
+                "pretrain",
+                "--speed.precision",
+                precision,
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
