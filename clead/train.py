@@ -36,14 +36,23 @@ from clead.stages import Session, evaluate, fit_classifier, pretrain
 from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
-_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages", "checkpoint_every"}
+_MAY_CHANGE = {
+    "data_dir",
+    "download",
+    "device",
+    "threads",
+    "stages",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "on_nonfinite",
+}
 # Of these, what was asked for last is kept.
 _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
     *("data_dir", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl", "encoder"),
-    *("evaluation", "checkpoint_every"),
+    *("evaluation", "checkpoint_every", "checkpoint_minutes", "on_nonfinite"),
 )
 
 
@@ -238,4 +247,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, interrupted="interrupted; the same command with --resume continues")
+    run_command(main, hint="the same command with --resume continues")
