@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -13,6 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from clead.errors import UserError
+
+# What the standard library raises for damaged bytes, beside OSError without a number for those of gzip and bzip2.
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, OverflowError)
 
 
 def fetch(url: str, checksum: str, data_dir: Path, members: Mapping[str, int]) -> None:
@@ -98,7 +103,7 @@ def unpack(archive: Path, data_dir: Path, members: Mapping[str, int]) -> None:
                     if member.name in members:
                         staged[member.name] = Path(temporary, str(len(staged)))
                         _copy(archive, tar, member, members[member.name], staged[member.name])
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except _DAMAGE as error:
             raise UserError(f"{archive}: expected a complete tar archive, found damage ({error})") from error
         for name in members:
             if name not in staged:
