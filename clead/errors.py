@@ -27,6 +27,11 @@ class NewerFile(UserError):
     """A file that a newer clead wrote: nothing is wrong with it, so it is left alone."""
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says of an error, on one line of bounded length; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class Stopped(KeyboardInterrupt):
     """One of STOPS arrived: like Ctrl-C, no error of the program.
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from clead.errors import one_line
+
 INSTALL = f"{sys.executable} -m pip install"
 BUILD = f"{INSTALL} --no-build-isolation -e ."
 MODULES = {  # distribution -> what is imported of it
@@ -57,7 +59,7 @@ def load(name: str) -> ModuleType | str:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken library may raise anything while it is imported
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"{type(error).__name__}: {one_line(error)}"
 
 
 def check_python() -> Iterator[Finding]:
@@ -145,7 +147,7 @@ def check_operators() -> Iterator[Finding]:
         expected = 0.3132616875182228  # ln(1 + e^-1): a cosine of 1 with the positive, of 0 with the other
         right = abs(float(loss.detach()) - expected) < 1e-6 and bool(rows.grad is not None)
     except Exception as error:  # whatever is wrong here is the finding
-        yield Finding("broken", f"info_nce fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}", BUILD)
+        yield Finding("broken", f"info_nce fails: {type(error).__name__}: {one_line(error)}", BUILD)
         return
     if right:
         yield Finding("fine", "info_nce computes what it should")

@@ -14,7 +14,7 @@ from clead.cli import config_of
 from clead.config import CLASSIFIER_STAGES, STAGES, Stage, TrainConfig
 from clead.engine.checkpoint import Checkpoint
 from clead.engine.guard import statistics
-from clead.errors import UserError
+from clead.errors import UserError, one_line
 from clead.loading import model_of
 from clead.methods import Method, find_method
 from clead.methods.base import Batch
@@ -35,7 +35,7 @@ def replay(file: Path) -> tuple[list[str], bool]:
     try:
         saved = json.loads(config_text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected a configuration, found {error}") from error
+        raise UserError(f"{file}: expected a configuration, found {one_line(error)}") from error
     method_name, _, config = config_of(saved, file)
     method = find_method(method_name)(config)
     checkpoint = Checkpoint(file, meta, _part(tensors, "model"), {})
@@ -46,7 +46,7 @@ def replay(file: Path) -> tuple[list[str], bool]:
         stage: Stage = meta["stage"]
         lines, finite = _step(model, method, config, stage, batch)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise UserError(f"{file}: expected a batch of {method_name}, found {' '.join(str(error).split())}") from error
+        raise UserError(f"{file}: expected a batch of {method_name}, found {one_line(error)}") from error
     return [f"{stage}, step {batch.step + 1} of {method_name}:", *lines], finite
 
 
@@ -60,7 +60,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     except FileNotFoundError as error:
         raise UserError(f"{file}: expected a file, found none") from error
     except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected a batch that a run wrote, found {error}") from error
+        raise UserError(f"{file}: expected a batch that a run wrote, found {one_line(error)}") from error
     if not isinstance(meta, dict) or meta.get("schema") != 1 or not isinstance(meta.get("model"), dict):
         raise UserError(f"{file}: expected a batch of schema 1 and its model, found {str(meta)[:60]}")
     if meta.get("stage") not in STAGES or not isinstance(meta.get("batch"), dict):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clead.config import STAGES
 from clead.engine.files import read_json, remove_tree, write_json, write_synced
-from clead.errors import NewerFile, UserError
+from clead.errors import NewerFile, UserError, one_line
 
 SCHEMA = 1
 KEEP = 2
@@ -104,7 +104,9 @@ def load(path: Path) -> Checkpoint:
     try:
         weights = load_file(path / "weights.safetensors")
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path / 'weights.safetensors'}: expected a safetensors file, found {error}") from error
+        raise UserError(
+            f"{path / 'weights.safetensors'}: expected a safetensors file, found {one_line(error)}"
+        ) from error
     return Checkpoint(path, meta, weights, _read_state(path / "state.pt"))
 
 
@@ -149,9 +151,7 @@ def _read_state(file: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # reading damaged bytes may raise anything
-        raise UserError(
-            f"{file}: expected a state of tensors and numbers, found {' '.join(str(error).split())!r:.200}"
-        ) from error
+        raise UserError(f"{file}: expected a state of tensors and numbers, found {one_line(error)}") from error
     if not isinstance(state, dict) or not isinstance(state.get("optimizer"), dict):
         raise UserError(f"{file}: expected the state of an optimiser, found {type(state).__name__}")
     return state

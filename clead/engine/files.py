@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from clead.errors import NewerFile, UserError
+from clead.errors import NewerFile, UserError, one_line
 
 LARGEST_JSON = 1 << 26  # 64 MiB; ours have some hundred kB
 
@@ -53,7 +53,7 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a file, found none") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, found {error}") from error
+        raise UserError(f"{path}: expected JSON, found {one_line(error)}") from error
     if isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] > schema:
         raise NewerFile(
             f"{path}: expected schema {schema}, found {value['schema']}: a newer clead wrote it; update clead"
