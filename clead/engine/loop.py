@@ -18,6 +18,7 @@ from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
 from clead.engine.signals import held_back
 from clead.engine.training import Training
+from clead.engine.watch import Watch
 from clead.errors import raise_stopped
 from clead.methods.base import Batch, Method
 from clead.rng import permutation
@@ -101,7 +102,7 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
     A signal that stops the command (``clead.errors.STOPS``) first saves a checkpoint at the end of the step.
     """
     parameters = [parameter for parameter in task.trained.parameters() if parameter.requires_grad]
-    training = Training(task, build_optimizer(parameters, task.optimizer), folder)
+    training = Training(task, build_optimizer(parameters, task.optimizer), folder, Watch(task, progress.note))
     training.restore(progress.note)
     total, first = training.total, training.first
     folder.rewind_metrics(task.stage, first)
@@ -114,6 +115,7 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
             training.save(total)
             if stop:
                 raise_stopped(stop[0])
+    training.watch.close()
     task.model.eval()
 
 
@@ -125,7 +127,7 @@ def _train(training: Training, display: Stage, stop: list[int]) -> None:
         for step, batch in _batches(task, epoch, training.first):
             _train_step(training, step, batch, display)
             if step + 1 == (epoch + 1) * per_epoch:
-                training.best.update(task, epoch + 1)
+                training.best.update(task, epoch + 1, training.watch)
             if step + 1 < training.total and (stop or training.due(step + 1)):
                 training.guard.check(training.folder, partial(_batch_of, task))
                 training.save(step + 1)
@@ -139,6 +141,7 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     # Reading the loss waits for the device, so long trainings do it about a thousand times only.
     logged = step % (total // 1000 + 1) == 0 or step + 1 == total
     metrics: dict[str, Tensor] = {}
+    training.watch.arm(logged)
     terms = _step(task, replace(batch, metrics=metrics if logged else None), training, lr)
     if logged or training.guard.reads_at_once:
         training.guard.check(training.folder, partial(_batch_of, task))
@@ -150,11 +153,11 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     loss = sum(values.values())
     display.update(**position, loss=loss, images=task.batch_size)
     beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
-    if metrics:
-        numbers = {name: value.item() for name, value in metrics.items()}
+    numbers = {name: value.item() for name, value in metrics.items()} | training.watch.spread(step)
+    numbers |= {"skipped_steps": training.guard.skipped} if training.guard.skipped else {}
+    if numbers:
         beside["metrics"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    if training.guard.skipped:
-        beside["metrics"] = beside.get("metrics", {}) | {"skipped_steps": training.guard.skipped}
+    beside["seconds"] = round(training.elapsed, 3)
     terms_beside = {name: value for name, value in values.items() if len(values) > 1 and math.isfinite(value)}
     shown = loss if math.isfinite(loss) else None
     training.folder.log(stage=task.stage, **position, loss=shown, **beside, **terms_beside)

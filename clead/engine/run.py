@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +30,7 @@ class RunFolder:
         self.path = path
         self._lock: IO[str] | None = None
         self._metrics: IO[bytes] | None = None
+        self.observers: list[Callable[[Path, dict[str, Any]], None]] = []
 
     @classmethod
     def create(cls, path: Path, *, resume: bool, overwrite: bool) -> RunFolder:
@@ -161,7 +162,7 @@ class RunFolder:
     # metrics
 
     def log(self, **values: Any) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``, and tell the observers."""
         file = self.path / "metrics.jsonl"
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
         try:
@@ -172,6 +173,8 @@ class RunFolder:
                 line = line[self._metrics.write(line) :]
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(file)) from error
+        for observer in self.observers:
+            observer(self.path, values)
 
     def sync_metrics(self) -> None:
         """Flush the metrics to disk, so that a checkpoint is never ahead of them, even after a loss of power."""

@@ -15,6 +15,7 @@ from clead.engine import checkpoint
 from clead.engine.environment import changes, fingerprint
 from clead.engine.guard import Guard
 from clead.engine.run import RunFolder
+from clead.engine.watch import Watch
 from clead.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Best:
     score: float = -math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(self, task: Fit, epoch: int) -> None:
+    def update(self, task: Fit, epoch: int, watch: Watch) -> None:
         """Look at the weights as they are now."""
         if task.score is None:
             return
@@ -44,6 +45,7 @@ class Best:
         if score > self.score:
             self.epoch, self.score = epoch, score
             self.weights = {name: value.detach().clone() for name, value in task.trained.state_dict().items()}
+        watch.overfitting(epoch, score, self.epoch, self.score)
 
     def restore(self, task: Fit) -> None:
         """Put them back."""
@@ -61,16 +63,22 @@ class Training:
         folder: the run.
         best: the best epoch so far.
         first: steps already done when it began.
-        guard: watches its numbers.
+        watch: warns of what goes wrong.
+        guard: keeps out numbers that are not finite.
+        seconds: how long other processes have trained it before.
+        began: when this process began, on the monotonic clock.
         saved_at: when the latest checkpoint was written, on the monotonic clock.
     """
 
     task: Fit
     optimizer: torch.optim.Optimizer
     folder: RunFolder
+    watch: Watch
     best: Best = field(default_factory=Best)
     first: int = 0
     guard: Guard = field(init=False)
+    seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -80,6 +88,11 @@ class Training:
     def total(self) -> int:
         """Steps of the whole stage."""
         return self.task.epochs * self.task.steps_per_epoch
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the stage so far, all processes together."""
+        return self.seconds + time.monotonic() - self.began
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint is due after ``done`` steps."""
@@ -110,6 +123,7 @@ class Training:
                 f"{saved.path / 'state.pt'}: expected the state of this training, found {error!r}"
             ) from error
         self.first = step
+        self.seconds = _seconds(saved.meta)
         changed = changes(saved.meta.get("environment"), fingerprint(task.labels.device))
         if step < self.total and changed:
             differ = f"the steps after {step} may differ in their last bits from those of an uninterrupted run"
@@ -118,7 +132,13 @@ class Training:
     def save(self, step: int) -> None:
         """Write a checkpoint of the state after ``step`` steps."""
         task, best = self.task, self.best
-        meta = {"stage": task.stage, "step": step, "epoch": step // task.steps_per_epoch, "model": task.meta}
+        meta: dict[str, Any] = {
+            "stage": task.stage,
+            "step": step,
+            "epoch": step // task.steps_per_epoch,
+            "model": task.meta,
+        }
+        meta["seconds"] = round(self.elapsed, 3)
         meta["environment"] = fingerprint(task.labels.device)
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
         if best.weights:
@@ -132,3 +152,9 @@ class Training:
         self.folder.sync_metrics()
         checkpoint.save(self.folder.checkpoints, meta, task.model.state_dict(), state)
         self.saved_at = time.monotonic()
+
+
+def _seconds(meta: dict[str, Any]) -> float:
+    """How long the stage had taken, 0.0 where a checkpoint does not say."""
+    value = meta.get("seconds")
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else 0.0
