@@ -31,6 +31,7 @@ class Plan:
     out: Path
     resume: bool
     overwrite: bool
+    callbacks: tuple[str, ...] = ()
 
 
 def plans(argv: Sequence[str]) -> list[Plan]:
@@ -52,7 +53,7 @@ def plans(argv: Sequence[str]) -> list[Plan]:
                 config, _ = _parse(method, saved, [*args, *extra])
         if any(out == other.out for other in todo):
             raise UserError(f"--seeds and --sweep must give every run another folder, got {out} twice")
-        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite))
+        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite, options.callbacks))
     return todo
 
 

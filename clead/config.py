@@ -320,6 +320,8 @@ class TrainConfig:
     """Where to compute; auto takes cuda when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the number to torch."""
+    deterministic: bool = False
+    """On a GPU, only algorithms that give the same bits every time, slower ones at times; a CPU's always do."""
     impl: Impl = "auto"
     """Implementation of the clead_kernels operators."""
     encoder: EncoderConfig = EncoderConfig()
@@ -389,6 +391,8 @@ class RunOptions:
     """Continue an existing run folder (or start, when there is none)."""
     overwrite: bool = False
     """Replace an existing run folder."""
+    callbacks: tuple[str, ...] = ()
+    """module:function to call with the run folder and every line of metrics; clead.callbacks:tensorboard is one."""
     seeds: Integers | None = None
     """One run per seed, each in its own folder."""
     sweep: str | None = None
