@@ -32,6 +32,7 @@ class Plan:
     out: Path
     resume: bool
     overwrite: bool
+    callbacks: tuple[str, ...] = ()
 
 
 def plans(argv: Sequence[str]) -> list[Plan]:
@@ -53,7 +54,7 @@ def plans(argv: Sequence[str]) -> list[Plan]:
                 config, _ = _parse(method, saved, [*args, *extra])
         if any(out == other.out for other in todo):
             raise UserError(f"--seeds and --sweep must give every run another folder, got {out} twice")
-        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite))
+        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite, options.callbacks))
     return todo
 
 
@@ -197,7 +198,13 @@ def _plain(value: Any) -> Any:
 
 def read_config(file: Path) -> tuple[str, str, TrainConfig]:
     """(method, recipe, configuration) of a ``config.json``; its values go through the same checks as flags."""
-    saved = read_json(file, schema=1)
+    return config_of(read_json(file, schema=1), file)
+
+
+def config_of(saved: Any, file: Path) -> tuple[str, str, TrainConfig]:
+    """The same of what a ``config.json`` holds; errors name ``file``."""
+    if not isinstance(saved, dict):
+        raise UserError(f"{file}: expected a configuration, found {type(saved).__name__}")
     method = saved.get("method")
     if not isinstance(method, str) or not isinstance(saved.get("values"), dict):
         raise UserError(f"{file}: expected the keys method and values, found {sorted(saved)}")

@@ -61,6 +61,7 @@ Executor = Literal["eager", "compile", "graph"]
 Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+OnNonfinite = Literal["stop", "skip"]
 CLASSIFIER_STAGES = STAGES[1:-1]
 """Those that train a classifier, each from the pre-trained encoder."""
 
@@ -345,6 +346,8 @@ class TrainConfig:
     """Where to compute; auto takes cuda when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the number to torch."""
+    deterministic: bool = False
+    """On a GPU, only algorithms that give the same bits every time, slower ones at times; a CPU's always do."""
     impl: Impl = "auto"
     """Implementation of the clead_kernels operators."""
     speed: SpeedConfig = SpeedConfig()
@@ -367,6 +370,10 @@ class TrainConfig:
     """Models shown beside the trained one: undefended (ce for the same steps), random (untrained encoder)."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
+    checkpoint_minutes: Real = 10.0
+    """Minutes after which a checkpoint is due in any case; 0 goes by epochs only."""
+    on_nonfinite: OnNonfinite = "stop"
+    """What a loss or gradient that is not finite does: stop, or skip that step and count it."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
@@ -377,6 +384,7 @@ class TrainConfig:
         # torch takes any number and dies of it.
         require(0 <= self.threads <= 1024, "threads", "in [0, 1024]", self.threads)
         require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
+        require(self.checkpoint_minutes >= 0, "checkpoint_minutes", "at least 0", self.checkpoint_minutes)
         for name in CLASSIFIER_STAGES:
             self.finetuning(name).check(name)
         order = [STAGES.index(stage) for stage in self.stages]
@@ -411,6 +419,8 @@ class RunOptions:
     """Continue an existing run folder (or start, when there is none)."""
     overwrite: bool = False
     """Replace an existing run folder."""
+    callbacks: tuple[str, ...] = ()
+    """module:function to call with the run folder and every line of metrics; clead.callbacks:tensorboard is one."""
     seeds: Integers | None = None
     """One run per seed, each in its own folder."""
     sweep: str | None = None

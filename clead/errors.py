@@ -1,4 +1,4 @@
-"""The error a user can mend, and the exit code it becomes."""
+"""How a command ends: the errors a user can mend, the signals that stop it, and the exit codes they become."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import io
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
+
+RESUMABLE = 75  # EX_TEMPFAIL: a batch system may start the same command again
+STOPS = {signal.SIGINT: ("interrupted", 130)} | {
+    number: (f"stopped by {number.name}", RESUMABLE) for number in (signal.SIGTERM, signal.SIGUSR1)
+}
+"""The signals that stop a command: what it says, and its exit code."""
 
 
 class UserError(ValueError):
@@ -16,16 +23,51 @@ class UserError(ValueError):
     """
 
 
+class NewerFile(UserError):
+    """A file that a newer clead wrote: nothing is wrong with it, so it is left alone."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says of an error, on one line of bounded length; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class Stopped(KeyboardInterrupt):
+    """One of STOPS arrived: like Ctrl-C, no error of the program.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+def raise_stopped(number: int, _: FrameType | None = None) -> NoReturn:
+    """Handler of a signal of STOPS."""
+    raise Stopped(number)
+
+
 def leave_on_interrupt() -> None:
     """Let Ctrl-C end the program with one line while it still imports; called before the imports that take seconds."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: _leave("interrupted", 130))
+    for number, said in STOPS.items():
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, lambda *_, said=said: _leave(*said))
 
 
-def run_command(main: Callable[[list[str]], None], interrupted: str = "interrupted") -> NoReturn:
-    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoReturn:
+    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C.
+
+    SIGTERM and SIGUSR1, by which batch systems announce that time is up, end it with RESUMABLE.
+
+    Args:
+        main: called with the arguments.
+        hint: what to do after a signal.
+    """
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background job
+            signal.signal(number, raise_stopped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has every character
     try:
@@ -34,8 +76,9 @@ def run_command(main: Callable[[list[str]], None], interrupted: str = "interrupt
         _leave(f"error: {error}", 2)
     except OSError as error:
         _leave(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _leave(interrupted, 130)
+    except KeyboardInterrupt as error:
+        message, code = STOPS[error.number if isinstance(error, Stopped) else signal.SIGINT]
+        _leave(f"{message}; {hint}" if hint else message, code)
     raise SystemExit(0)
 
 

@@ -94,13 +94,22 @@ def load_checkpoint(path: Path) -> Model:
         UserError: a file or a key is missing or does not fit, named in the message.
     """
     method_name, _, config = read_config(path.resolve().parent.parent / "config.json")
-    saved = checkpoint.load(path)
+    try:
+        saved = checkpoint.load(path)
+    except UserError as error:
+        good = checkpoint.good_before(path.resolve())
+        raise UserError(f"{error}; the checkpoint before it is whole: {good}") if good else error from error
+    return model_of(saved, method_name, config).eval()
+
+
+def model_of(saved: Checkpoint, method_name: str, config: TrainConfig) -> Model:
+    """The model that a checkpoint of a run with this configuration holds."""
     config = _as_saved(saved, method_name, config)
     model = build_model(find_method(method_name)(config), InputSpec.of_checkpoint(saved))
     if "heads.classifier.weight" in saved.weights:  # of a stage after the pre-training, maybe on data of other classes
         model.heads["classifier"] = LinearHead(model.encoder.feature_dim, len(saved.weights["heads.classifier.weight"]))
     saved.load_weights(model)
-    return model.eval()
+    return model
 
 
 def _as_saved(saved: Checkpoint, method_name: str, config: TrainConfig) -> TrainConfig:

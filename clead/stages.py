@@ -104,6 +104,8 @@ def pretrain(session: Session, model: Model) -> None:
         optimizer=config.optimizer,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
+        checkpoint_minutes=config.checkpoint_minutes,
+        on_nonfinite=config.on_nonfinite,
         meta=session.meta,
         method=session.method,
         unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
@@ -129,6 +131,8 @@ def fit_classifier(session: Session, stage: Stage) -> None:
         impl=config.impl,
         # A linear classifier on clean images takes seconds: only its end is kept.
         checkpoint_every=max(1, stage_config.epochs) if stage == "linear_eval" else config.checkpoint_every,
+        checkpoint_minutes=config.checkpoint_minutes,
+        on_nonfinite=config.on_nonfinite,
         folder=session.folder,
         progress=session.progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": stage_config.data or config.data}},

@@ -28,9 +28,9 @@ from clead.attacks.contrastive import instance_loss
 from clead.cli import Plan, tyro_cli
 from clead.config import EvaluationConfig, Integers
 from clead.data import Splits, load_digits
+from clead.engine.environment import environment
 from clead.engine.files import read_json, write_atomic, write_json
 from clead.engine.progress import Progress
-from clead.engine.run import environment
 from clead.loading import load
 from clead.methods import METHODS
 from clead.models import Model
@@ -163,4 +163,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, interrupted="interrupted; the same command continues")
+    run_command(main, hint="the same command continues")

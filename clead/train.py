@@ -10,6 +10,7 @@ from clead.errors import UserError, leave_on_interrupt, run_command
 if __name__ == "__main__":
     leave_on_interrupt()
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from clead import data, report
 from clead.augment import find_augmentation
+from clead.callbacks import find_callback
 from clead.cli import Plan, config_values, default_recipe, plans, read_config
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
@@ -35,20 +37,23 @@ from clead.stages import Session, evaluate, fit_classifier, pretrain
 from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
-_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages", "checkpoint_every"}
+_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages"} | {
+    *("checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic")
+}
 # Of these, what was asked for last is kept.
 _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
     *("data", "data_dir", "image_size", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl"),
-    *("speed", "encoder", "evaluation", "checkpoint_every"),
+    *("speed", "encoder", "evaluation", "checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic"),
 )
 
 
 def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sources | None = None) -> RunFolder:
     """Do one run, its comparisons included; returns its folder, closed."""
     config, sources = plan.config, sources or Sources()
+    callbacks = [find_callback(name) for name in plan.callbacks]
     method = find_method(plan.method)(config)
     _check_branches(plan, method)
     device = _device(config)
@@ -70,6 +75,7 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sour
     _check_probes(plan, model)
     initialise(model, config.seed)
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
+        folder.observers += callbacks
         _write_or_check_config(plan, folder)
         unlabeled = unlabeled and unlabeled.to(device)
         session = Session(plan, label, method, sources, splits.to(device), unlabeled, folder, progress, device)
@@ -154,7 +160,7 @@ def _compare(session: Session, name: Comparison) -> None:
         values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))
         plan = Plan(recipe.method, recipe.name, replace(recipe.config, **values), Path(), False, False)
     else:
-        plan = replace(session.plan, config=replace(config, epochs=0, compare=()))
+        plan = replace(session.plan, config=replace(config, epochs=0, compare=()), callbacks=())
     out = session.folder.path / "comparisons" / name
     out.parent.mkdir(exist_ok=True)
     plan = replace(plan, out=out, resume=True, overwrite=False)
@@ -165,6 +171,10 @@ def _compare(session: Session, name: Comparison) -> None:
 def _device(config: TrainConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -245,4 +255,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, interrupted="interrupted; the same command with --resume continues")
+    run_command(main, hint="the same command with --resume continues")

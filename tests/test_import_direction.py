@@ -23,7 +23,20 @@ ALLOWED = {
     "recipes": {"methods", "config", "models.batch_norm"},  # its BatchNormConfig is part of a configuration
     "figures": set(),
 }
-TOP = {"train", "stages", "sources", "evaluate", "study", "report", "export", "doctor", "loading", "cli", "__init__"}
+TOP = {
+    "train",
+    "stages",
+    "sources",
+    "evaluate",
+    "study",
+    "report",
+    "export",
+    "doctor",
+    "callbacks",
+    "loading",
+    "cli",
+    "__init__",
+}
 KERNEL_USERS = {"losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
 
 

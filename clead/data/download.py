@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -12,7 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from clead.errors import UserError
+from clead.errors import UserError, one_line
+
+# What the standard library raises for damaged bytes, beside OSError without a number for those of gzip and bzip2.
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, OverflowError)
 
 
 def fetch(url: str, checksum: str, data_dir: Path, members: Mapping[str, int]) -> None:
@@ -98,8 +103,8 @@ def unpack(archive: Path, data_dir: Path, members: Mapping[str, int]) -> None:
                     if member.name in members:
                         staged[member.name] = Path(temporary, str(len(staged)))
                         _copy(archive, tar, member, members[member.name], staged[member.name])
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise UserError(f"{archive}: expected a complete tar archive, found damage ({error})") from error
+        except _DAMAGE as error:
+            raise UserError(f"{archive}: expected a complete tar archive, found damage ({one_line(error)})") from error
         for name in members:
             if name not in staged:
                 raise UserError(f"{archive}: expected it to hold {name}, found no such member")

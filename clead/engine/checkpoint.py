@@ -10,18 +10,21 @@ import hashlib
 import io
 import os
 import shutil
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from clead.config import STAGES
 from clead.engine.files import read_json, remove_tree, write_json, write_synced
-from clead.errors import UserError
+from clead.errors import NewerFile, UserError, one_line
 
 SCHEMA = 1
 KEEP = 2
@@ -98,8 +101,60 @@ def load(path: Path) -> Checkpoint:
         found = _digest(file)
         if found != expected:
             raise UserError(f"{file}: expected sha256 {expected[:12]}…, found {found[:12]}… (truncated or altered)")
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(path, meta, load_file(path / "weights.safetensors"), state)
+    try:
+        weights = load_file(path / "weights.safetensors")
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path / 'weights.safetensors'}: expected a safetensors file, found {one_line(error)}"
+        ) from error
+    return Checkpoint(path, meta, weights, _read_state(path / "state.pt"))
+
+
+def load_good(folder: Path, stage: str, note: Callable[[str], None]) -> Checkpoint | None:
+    """The latest checkpoint of ``stage`` that is whole; later ones are renamed to ``….damaged``, and ``note`` is told.
+
+    Raises:
+        NewerFile: a newer clead wrote the latest one.
+    """
+    found = _of_stage(folder, stage)
+    for path, older in zip(reversed(found), [*reversed(found[:-1]), None], strict=False):
+        try:
+            return load(path)
+        except NewerFile as error:
+            instead = f"continue from {older.name}" if older else f"start {stage} again"
+            raise NewerFile(f"{error}, or move {path.name} away to {instead}") from error
+        except UserError as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            if aside.exists():
+                remove_tree(aside)
+            path.rename(aside)
+            note(f"{error}; {f'continuing from {older.name}' if older else f'starting {stage} again'}")
+    return None
+
+
+def good_before(path: Path) -> Path | None:
+    """The latest checkpoint of the same stage before ``path`` that is whole."""
+    stage = path.name.rpartition("-")[0]
+    for older in reversed([other for other in _of_stage(path.parent, stage) if other.name < path.name]):
+        try:
+            return load(older).path
+        except UserError:
+            continue
+    return None
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch stores; an archive that compresses could unpack to any size
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        state = torch.load(file, map_location="cpu", weights_only=True) if stored else None
+    except OSError:
+        raise
+    except Exception as error:  # reading damaged bytes may raise anything
+        raise UserError(f"{file}: expected a state of tensors and numbers, found {one_line(error)}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("optimizer"), dict):
+        raise UserError(f"{file}: expected the state of an optimiser, found {type(state).__name__}")
+    return state
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

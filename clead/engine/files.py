@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from clead.errors import UserError
+from clead.errors import NewerFile, UserError, one_line
+
+LARGEST_JSON = 1 << 26  # 64 MiB; ours have some hundred kB
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -43,11 +45,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, *, schema: int) -> dict[str, Any]:
     """A JSON object with ``"schema": schema``; a UserError names the file otherwise."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_JSON + 1)
+        if len(content) > LARGEST_JSON:
+            raise UserError(f"{path}: expected JSON of at most {LARGEST_JSON:,} bytes, found more")
+        value = json.loads(content)
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a file, found none") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, found {error}") from error
+        raise UserError(f"{path}: expected JSON, found {one_line(error)}") from error
+    if isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] > schema:
+        raise NewerFile(
+            f"{path}: expected schema {schema}, found {value['schema']}: a newer clead wrote it; update clead"
+        )
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise UserError(f"{path}: expected an object with schema {schema}, found {found}")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clead.config import OptimizerConfig
+from clead.config import OnNonfinite, OptimizerConfig
 from clead.config import Stage as StageName
-from clead.engine import checkpoint
 from clead.engine.optim import build_optimizer, learning_rate
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
-from clead.errors import UserError
+from clead.engine.signals import held_back
+from clead.engine.training import Training
+from clead.engine.watch import Watch
+from clead.errors import raise_stopped
 from clead.methods.base import Batch, Method
 from clead.rng import permutation
 
@@ -60,6 +62,8 @@ class Fit:
         optimizer: optimiser and schedule.
         seed: seed of the run.
         checkpoint_every: epochs between checkpoints.
+        checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
+        on_nonfinite: what a loss or gradient that is not finite does: stop, or skip the step and count it.
         meta: what a checkpoint says of the model.
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
         unlabeled: images of another data set, for batches to bring along.
@@ -79,6 +83,8 @@ class Fit:
     seed: int
     checkpoint_every: int
     meta: dict[str, object]
+    checkpoint_minutes: float = 0.0
+    on_nonfinite: OnNonfinite = "stop"
     method: Method[Any] | None = None
     unlabeled: Unlabeled | None = None
     start_epoch: Callable[[int], None] | None = None
@@ -90,140 +96,103 @@ class Fit:
         return len(self.labels) // self.batch_size
 
 
-@dataclass
-class Best:
-    """The weights of the epoch with the highest score so far; of equals, the earliest.
-
-    Attributes:
-        epoch: number of epochs trained.
-        score: its score.
-        weights: state dict of the trained part.
-    """
-
-    epoch: int = 0
-    score: float = -math.inf
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def update(self, task: Fit, epoch: int) -> None:
-        """Look at the weights as they are now."""
-        if task.score is None:
-            return
-        task.model.eval()
-        score = task.score()
-        if score > self.score:
-            self.epoch, self.score = epoch, score
-            self.weights = {name: value.detach().clone() for name, value in task.trained.state_dict().items()}
-
-    def restore(self, task: Fit) -> None:
-        """Put them back."""
-        if self.weights:
-            task.trained.load_state_dict(self.weights)
-
-
 def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
-    """Train, from the latest checkpoint of the stage if there is one, to the end; ends with a checkpoint."""
+    """Train, from the latest good checkpoint of the stage if there is one, to the end; ends with a checkpoint.
+
+    A signal that stops the command (``clead.errors.STOPS``) first saves a checkpoint at the end of the step.
+    """
     parameters = [parameter for parameter in task.trained.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(parameters, task.optimizer)
-    first_epoch, best = _restore(task, optimizer, folder)
-    total = task.epochs * task.steps_per_epoch
-    folder.rewind_metrics(task.stage, first_epoch * task.steps_per_epoch)
-    if first_epoch < task.epochs:
-        with progress.stage(
-            task.stage, total_steps=total, epochs=task.epochs, first_step=first_epoch * task.steps_per_epoch + 1
-        ) as display:
-            for epoch in range(first_epoch, task.epochs):
-                if task.start_epoch is not None:
-                    task.start_epoch(epoch)
-                _train_epoch(task, epoch, optimizer, folder, display)
-                best.update(task, epoch + 1)
-                if (epoch + 1) % task.checkpoint_every == 0 and epoch + 1 < task.epochs:
-                    _save(task, optimizer, folder, epoch + 1, best)
-    if first_epoch < task.epochs or task.epochs == 0:
-        best.restore(task)
-        _save(task, optimizer, folder, task.epochs, best)
+    training = Training(task, build_optimizer(parameters, task.optimizer), folder, Watch(task, progress.note))
+    training.restore(progress.note)
+    total, first = training.total, training.first
+    folder.rewind_metrics(task.stage, first)
+    if first < total or total == 0:
+        with held_back() as stop:
+            if first < total:
+                with progress.stage(task.stage, total_steps=total, epochs=task.epochs, first_step=first + 1) as display:
+                    _train(training, display, stop)
+            training.best.restore(task)
+            training.save(total)
+            if stop:
+                raise_stopped(stop[0])
+    training.watch.close()
     task.model.eval()
 
 
-def _train_epoch(task: Fit, epoch: int, optimizer: torch.optim.Optimizer, folder: RunFolder, display: Stage) -> None:
-    total = task.epochs * task.steps_per_epoch
+def _train(training: Training, display: Stage, stop: list[int]) -> None:
+    task, per_epoch = training.task, training.task.steps_per_epoch
+    for epoch in range(training.first // per_epoch, task.epochs):
+        if task.start_epoch is not None and training.first <= epoch * per_epoch:
+            task.start_epoch(epoch)
+        for step, batch in _batches(task, epoch, training.first):
+            _train_step(training, step, batch, display)
+            if step + 1 == (epoch + 1) * per_epoch:
+                training.best.update(task, epoch + 1, training.watch)
+            if step + 1 < training.total and (stop or training.due(step + 1)):
+                training.guard.check(training.folder, partial(_batch_of, task))
+                training.save(step + 1)
+                if stop:
+                    raise_stopped(stop[0])
+
+
+def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> None:
+    task, total = training.task, training.total
+    lr = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
     # Reading the loss waits for the device, so long trainings do it about a thousand times only.
-    log_every = total // 1000 + 1
-    loss = None
-    for step, batch in _batches(task, epoch):
-        lr = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
-        logged = step % log_every == 0 or step + 1 == total
-        metrics: dict[str, Tensor] = {}
-        terms = _step(task, replace(batch, metrics=metrics if logged else None), optimizer, lr)
-        if logged:
-            values = {name: term.item() for name, term in terms.items()}
-            loss = _checked_sum(values, task.stage, step)
-        display.update(epoch=epoch + 1, step=step + 1, loss=loss, images=task.batch_size)
-        if logged:
-            position = {"stage": task.stage, "epoch": epoch + 1, "step": step + 1}
-            beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
-            if metrics:
-                numbers = {name: value.item() for name, value in metrics.items()}
-                beside["metrics"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
-            folder.log(**position, loss=loss, **beside, **(values if len(values) > 1 else {}))
+    logged = step % (total // 1000 + 1) == 0 or step + 1 == total
+    metrics: dict[str, Tensor] = {}
+    training.watch.arm(logged)
+    terms = _step(task, replace(batch, metrics=metrics if logged else None), training, lr)
+    if logged or training.guard.reads_at_once:
+        training.guard.check(training.folder, partial(_batch_of, task))
+    position = {"epoch": step // task.steps_per_epoch + 1, "step": step + 1}
+    if not logged:
+        display.update(**position, loss=display.loss, images=task.batch_size)
+        return
+    values = {name: term.item() for name, term in terms.items()}
+    loss = sum(values.values())
+    display.update(**position, loss=loss, images=task.batch_size)
+    beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
+    numbers = {name: value.item() for name, value in metrics.items()} | training.watch.spread(step)
+    numbers |= {"skipped_steps": training.guard.skipped} if training.guard.skipped else {}
+    if numbers:
+        beside["metrics"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    beside["seconds"] = round(training.elapsed, 3)
+    terms_beside = {name: value for name, value in values.items() if len(values) > 1 and math.isfinite(value)}
+    shown = loss if math.isfinite(loss) else None
+    training.folder.log(stage=task.stage, **position, loss=shown, **beside, **terms_beside)
 
 
-def _batches(task: Fit, epoch: int) -> Iterator[tuple[int, Batch]]:
-    """The steps of an epoch: (step of the stage, batch)."""
+def _batches(task: Fit, epoch: int, first: int) -> Iterator[tuple[int, Batch]]:
+    """The steps of an epoch from step ``first`` of the stage on: (step of the stage, batch)."""
     total = task.epochs * task.steps_per_epoch
     task.model.eval()
     task.trained.train()
     order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
-    for index in range(task.steps_per_epoch):
+    start = epoch * task.steps_per_epoch
+    for step in range(max(start, first), start + task.steps_per_epoch):
+        index = step - start
         samples = order[index * task.batch_size : (index + 1) * task.batch_size]
-        step = epoch * task.steps_per_epoch + index
         other = None
         if task.unlabeled is not None:
             other = task.unlabeled.batch(step, task.batch_size, task.seed, samples.device)
         yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
 
 
-def _restore(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder) -> tuple[int, Best]:
-    """Load the latest checkpoint of the stage; the epoch to continue with, and the best until then."""
-    path = checkpoint.latest(folder.checkpoints, task.stage)
-    if path is None:
-        return 0, Best()
-    saved = checkpoint.load(path)
-    epoch, step = int(saved.meta["epoch"]), saved.meta["step"]
-    if epoch * task.steps_per_epoch != step:
-        expected = f"the step {epoch * task.steps_per_epoch} for epoch {epoch}"
-        raise UserError(f"{path / 'meta.json'}: expected {expected}, found {step}")
-    saved.load_weights(task.model)
-    optimizer.load_state_dict(saved.state["optimizer"])
-    if task.method is not None:
-        state = saved.state.get("method", {})
-        task.method.load_state_dict({name: value.to(task.labels.device) for name, value in state.items()})
-    return epoch, Best(**saved.state.get("best", {}))
+def _batch_of(task: Fit, step: int) -> Batch:
+    """What step ``step`` of the stage sees, or saw."""
+    return next(_batches(task, step // task.steps_per_epoch, step))[1]
 
 
-def _save(task: Fit, optimizer: torch.optim.Optimizer, folder: RunFolder, epoch: int, best: Best) -> None:
-    meta = {"stage": task.stage, "step": epoch * task.steps_per_epoch, "epoch": epoch, "model": task.meta}
-    state: dict[str, Any] = {"optimizer": optimizer.state_dict()}
-    if best.weights:
-        meta["selected"] = {"epoch": best.epoch, "val_accuracy": best.score}
-        if epoch < task.epochs:  # at the end the model itself has these weights
-            state["best"] = vars(best)
-    if task.method is not None:
-        state["method"] = task.method.state_dict()
-    checkpoint.save(folder.checkpoints, meta, task.model.state_dict(), state)
-
-
-def _step(task: Fit, batch: Batch, optimizer: torch.optim.Optimizer, lr: float) -> dict[str, Tensor]:
+def _step(task: Fit, batch: Batch, training: Training, lr: float) -> dict[str, Tensor]:
+    optimizer, guard = training.optimizer, training.guard
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
+    guard.before()
     terms = task.loss(batch)
-    torch.stack(list(terms.values())).sum().backward()
+    loss = torch.stack(list(terms.values())).sum()
+    loss.backward()
+    guard.after(batch.step, loss)
     optimizer.step()
     return terms
-
-
-def _checked_sum(values: dict[str, float], stage: str, step: int) -> float:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(f"{stage}, step {step + 1}: the loss term {name!r} must be finite, got {value}")
-    return sum(values.values())

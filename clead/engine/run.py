@@ -5,22 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy
-import torch
-
 from clead.config import STAGES
+from clead.engine.environment import environment
 from clead.engine.files import read_json, remove_tree, write_atomic, write_json
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.errors import UserError
-from clead_kernels import build_info
 
 SCHEMA = 1
 
@@ -34,7 +29,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
-        self._metrics: IO[str] | None = None
+        self._metrics: IO[bytes] | None = None
+        self.observers: list[Callable[[Path, dict[str, Any]], None]] = []
 
     @classmethod
     def create(cls, path: Path, *, resume: bool, overwrite: bool) -> RunFolder:
@@ -43,17 +39,8 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder._acquire()
-        for leftover in list(path.rglob(".tmp-*")):  # of a process that was killed while it wrote
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
         if used and overwrite:
-            for child in path.iterdir():
-                if child.is_dir():
-                    remove_tree(child)
-                elif child.name != ".lock":
-                    child.unlink()
+            folder._clear()
         return folder
 
     @staticmethod
@@ -78,6 +65,22 @@ class RunFolder:
             lock.close()
             raise UserError(f"{self.path}: the run folder is in use by another process") from error
         self._lock = lock
+        for leftover in list(self.path.rglob(".tmp-*")):  # of a process that was killed while it wrote
+            if "comparisons" in leftover.relative_to(self.path).parts:  # those have a lock of their own
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        """Delete the run; what a killed process leaves of it is a run that was begun with the old configuration."""
+        order = {"run.json": 0, "config.json": 2}
+        for child in sorted(self.path.iterdir(), key=lambda child: order.get(child.name, 1)):
+            if child.is_dir():
+                remove_tree(child)
+            elif child.name != ".lock":
+                child.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
@@ -159,14 +162,24 @@ class RunFolder:
     # metrics
 
     def log(self, **values: Any) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        if self._metrics is None:
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        """Append one line to ``metrics.jsonl``, and tell the observers."""
+        file = self.path / "metrics.jsonl"
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
         try:
-            self._metrics.write(json.dumps(values) + "\n")
-            self._metrics.flush()
+            if self._metrics is None:
+                # Unbuffered: what a full disk refused is not tried again when the file is closed.
+                self._metrics = open(file, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            while line:
+                line = line[self._metrics.write(line) :]
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self._metrics.name) from error
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        for observer in self.observers:
+            observer(self.path, values)
+
+    def sync_metrics(self) -> None:
+        """Flush the metrics to disk, so that a checkpoint is never ahead of them, even after a loss of power."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Forget what was logged after ``step`` of ``stage``, before training continues from there.
@@ -208,37 +221,3 @@ class RunFolder:
         merged = {row_key(row): row for row in self.results}
         merged.update((row_key(row), row) for row in rows)
         write_results(self.path / "results.json", list(merged.values()))
-
-
-def environment() -> dict[str, Any]:
-    """Commit, versions, device and build: what a number needs beside it."""
-    return {
-        **_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "build_info": build_info(),
-    }
-
-
-def _commit() -> dict[str, Any]:
-    """The commit of the checkout this file belongs to; an installed copy may lie inside someone else's."""
-    if _git("ls-files", "--error-unmatch", __file__) is None:
-        return {"commit": None, "dirty": None}
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

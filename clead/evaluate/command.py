@@ -14,8 +14,9 @@ from rich.console import Console
 
 from clead import report
 from clead.config import parse_real
+from clead.engine.environment import environment
 from clead.engine.results import Row, read_results, row_key, write_results
-from clead.engine.run import RunFolder, environment
+from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened

@@ -21,9 +21,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clead.errors import UserError
+from clead.errors import UserError, one_line
 
 COMPARISONS = ("undefended", "random")
+LARGEST = 1 << 28  # bytes of a JSON file; ours have some hundred kB
 PIXELS_PER_INCH = 200  # 1600 pixels for 8 inches: sharp where it is shown at 800
 
 
@@ -59,7 +60,11 @@ class Examples:
 def read_bytes(path: Path) -> bytes:
     """The content of ``path``; MissingFile where it is absent."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{path}: expected at most {LARGEST:,} bytes, found more")
+        return content
     except FileNotFoundError as error:
         raise MissingFile(f"{path}: expected this file of the run folder, found none") from error
     except OSError as error:
@@ -134,7 +139,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if index == last:
                 break
             raise UserError(f"{path}: expected a JSON object on line {index + 1}, found {line[:40]!r}") from error
@@ -194,7 +199,7 @@ def read_examples(run: Path) -> Examples:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
             metadata = opened.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a safetensors file, got: {error}") from error
+        raise UserError(f"{path}: expected a safetensors file, got: {one_line(error)}") from error
     _check_examples(path, tensors)
     try:
         eps = float(metadata["eps"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clead.attacks import Constraint, Objective, attack, frozen
 from clead.augment import find_augmentation
-from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, Stage
+from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, OnNonfinite, Stage
 from clead.data import Dataset, Splits
 from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
@@ -103,6 +103,25 @@ class Classification:
         return correct / len(dataset)
 
 
+def loss_of(
+    model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl
+) -> tuple[nn.Module, Callable[[Batch], dict[str, Tensor]]]:
+    """What a stage trains of a model with a classifier, and the terms of its loss on a batch."""
+    head = model.heads["classifier"]
+    task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
+
+    def on_features(batch: Batch) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
+
+    trained = nn.ModuleList([model.encoder, head]) if task.with_encoder else head
+    return trained, on_features if _on_features(stage, config) else task.loss
+
+
+def _on_features(stage: Stage, config: FinetuneConfig) -> bool:
+    """Whether the encoder is frozen and sees the same images in every epoch: each is encoded once."""
+    return stage == "linear_eval" and config.augment == "none"
+
+
 def finetune(
     model: Model,
     stage: Stage,
@@ -116,6 +135,8 @@ def finetune(
     folder: RunFolder,
     progress: Progress,
     meta: dict[str, object],
+    checkpoint_minutes: float = 0.0,
+    on_nonfinite: OnNonfinite = "stop",
 ) -> None:
     """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
 
@@ -133,6 +154,8 @@ def finetune(
         folder: the run.
         progress: where to show progress.
         meta: what a checkpoint says of the model.
+        checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
+        on_nonfinite: what a loss or gradient that is not finite does.
     """
     model.eval()
     train = splits.train
@@ -141,21 +164,15 @@ def finetune(
     initialise(head, seed)
     model.heads["classifier"] = head
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
+    trained, loss = loss_of(model, stage, config, branch, impl)
     images: Callable[[Tensor], Tensor] = train.batch
-    loss: Callable[[Batch], dict[str, Tensor]] = task.loss
-    if stage == "linear_eval" and config.augment == "none":
-        features = encode(model, train, branch=branch)
-        images = features.__getitem__
-
-        def on_features(batch: Batch) -> dict[str, Tensor]:
-            return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
-
-        loss = on_features
+    if _on_features(stage, config):
+        images = encode(model, train, branch=branch).__getitem__
     fit(
         Fit(
             stage=stage,
             model=model,
-            trained=nn.ModuleList([model.encoder, head]) if task.with_encoder else head,
+            trained=trained,
             loss=loss,
             images=images,
             labels=train.labels,
@@ -164,6 +181,8 @@ def finetune(
             optimizer=config.optimizer,
             seed=seed,
             checkpoint_every=checkpoint_every,
+            checkpoint_minutes=checkpoint_minutes,
+            on_nonfinite=on_nonfinite,
             meta=meta,
             score=(lambda: task.accuracy(splits.val, seed)) if config.select == "best_val" else None,
         ),

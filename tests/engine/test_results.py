@@ -36,7 +36,7 @@ def test_malformed_results_name_the_file(tmp_path):
     with pytest.raises(UserError, match=r"results\.json: expected JSON"):
         read_results(file)
     file.write_text('{"schema": 2}')
-    with pytest.raises(UserError, match="expected an object with schema 1, found 2"):
+    with pytest.raises(UserError, match="expected schema 1, found 2: a newer clead wrote it"):
         read_results(file)
     file.write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"results\.json: expected JSON"):

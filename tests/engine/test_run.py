@@ -1,9 +1,7 @@
 import json
-import subprocess
 
 import pytest
 
-from clead.engine import run
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 
@@ -72,15 +70,26 @@ def test_overwriting_removes_a_link_but_not_what_it_points_to(tmp_path):
     assert not (path / "checkpoints").exists() and (elsewhere / "precious").exists()
 
 
-def test_an_installed_copy_does_not_name_the_commit_of_the_repository_around_it(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    (tmp_path / "run.py").touch()
-    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
-    assert (run.environment()["commit"], run.environment()["dirty"]) == (None, None)
-    subprocess.run([*git, "add", "run.py"], check=True)
-    assert len(run.environment()["commit"]) == 40 and run.environment()["dirty"]
+def test_overwriting_ends_with_what_a_resumed_run_relies_on(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with create(path) as folder:
+        folder.write_config("ce", "ce_digits", {})
+        folder.finish_stage("pretrain")
+    (path / "checkpoints").mkdir()
+    (path / "metrics.jsonl").touch()
+    unlink, gone = type(path).unlink, []
+    monkeypatch.setattr(type(path), "unlink", lambda self, **_: (gone.append(self.name), unlink(self))[1])
+    create(path, overwrite=True).close()
+    # Killed in between, it is a run that was begun with the old configuration, and no finished one without weights.
+    assert gone[0] == "run.json" and gone[-1] == "config.json"
+
+
+def test_a_full_disk_is_named_once_and_the_lock_is_let_go(tmp_path):
+    with pytest.raises(OSError, match=r"No space left.*metrics\.jsonl") as refused, create(tmp_path / "run") as folder:
+        (folder.path / "metrics.jsonl").symlink_to("/dev/full")
+        folder.log(stage="pretrain", step=1)
+    assert refused.value.filename.endswith("metrics.jsonl")
+    create(tmp_path / "run", resume=True).close()
 
 
 def test_a_failed_run_says_so(tmp_path):

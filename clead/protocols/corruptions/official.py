@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clead.data import Dataset
-from clead.errors import UserError
+from clead.errors import UserError, one_line
 
 
 def read_official(folder: Path, dataset: Dataset, name: str, severity: int) -> Dataset:
@@ -37,11 +37,13 @@ def read_official(folder: Path, dataset: Dataset, name: str, severity: int) -> D
 
 def _read(file: Path, shape: tuple[int, ...]) -> Any:
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(file, mode="r")  # reads no archives and no pickles, as np.load may
     except FileNotFoundError as error:
         raise UserError(f"{file}: expected a file of CIFAR-10-C, found none") from error
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{file}: expected a file of numpy, found {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header may raise anything
+        raise UserError(f"{file}: expected a file of numpy, found {one_line(error)}") from error
     if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{file}: expected integers {list(shape)}, found {array.dtype} {list(array.shape)}")
     return array
