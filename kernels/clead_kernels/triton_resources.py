@@ -23,12 +23,17 @@ from ._triton_rows import Config
 from .contrastive.triton_backward import backward_kernel
 from .contrastive.triton_configs import TABLE
 from .contrastive.triton_forward import forward_kernel
+from .contrastive.triton_small_backward import small_backward_kernel
+from .contrastive.triton_small_configs import TABLE as SMALL_TABLE
+from .contrastive.triton_small_forward import small_forward_kernel
 from .similarity import triton_configs as similarity_configs
 from .similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 
 KERNELS = {
     "forward": forward_kernel,
     "backward": backward_kernel,
+    "small_forward": small_forward_kernel,
+    "small_backward": small_backward_kernel,
     "similarity": similarity_kernel,
     "similarity_backward": similarity_backward_kernel,
     "topk": topk_kernel,
@@ -51,6 +56,10 @@ _PLAIN_DOTS = {"NORMALIZE": False, "UNIT": False, "BOUNDED": False, "THRESHOLD":
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
+_ONCE = {"SETS": "one", "REDUCTION": "mean", "SUM_POSITIVES": False}
+_VIEWS = {**_ONCE, "SELF": True, "POSITIVES": "place", "MULTIPLE": False}
+_LABELS = {**_ONCE, "SELF": True, "POSITIVES": "groups", "MULTIPLE": True, "groups": True}
+_PLACES = {**_ONCE, "SELF": False, "POSITIVES": "place", "MULTIPLE": False, "SETS": "two"}
 # (kernel, whether rules or an offset per row are compiled in, what it computes) -> flags: the plain forms, and with
 # everything the dearest ones.
 VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
@@ -65,6 +74,15 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
     ("backward", "rules", "self, attract"): {**_SELF, **_RULES, "SIDES": "both", "TREATMENT": "attract"},
     ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
+    ("small_forward", "plain", "two views"): {**_VIEWS, "SLOPE": False},
+    ("small_forward", "plain", "labels"): {**_LABELS, "SLOPE": False},
+    ("small_forward", "rules", "labels"): {**_LABELS, **_RULES, "SLOPE": True, "row_weights": True},
+    ("small_backward", "plain", "two views"): _VIEWS,
+    ("small_backward", "plain", "labels"): _LABELS,
+    ("small_backward", "plain", "both sets"): {**_PLACES, "grad_candidates": True},
+    ("small_backward", "rules", "labels"): {**_LABELS, **_RULES, "grad_temperature": True},
+    ("small_backward", "rules", "labels, attract"): {**_LABELS, **_RULES, "TREATMENT": "attract"},
+    ("small_backward", "rules", "both sets"): {**_PLACES, **_RULES, "grad_candidates": True, "REDUCTION": "none"},
     ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
     ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
     ("similarity_backward", "plain", "of b"): {"ON_DEVICE": True, "grad_own_stride": 1},
@@ -99,7 +117,8 @@ class Resources(NamedTuple):
 
 def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
     """(kernel, masks, variant, padded width, dtype, shape) of everything shipped."""
-    for (kernel, masks, width, dtype), shapes in TABLE.items():
+    small = {("small_" + key[0], *key[1:]): shapes for key, shapes in SMALL_TABLE.items()}
+    for (kernel, masks, width, dtype), shapes in (TABLE | small).items():
         for shape in dict.fromkeys(shapes):
             for of_kernel, of_masks, variant in VARIANTS:
                 if (of_kernel, of_masks) == (kernel, masks):
@@ -125,9 +144,11 @@ def compile_case(
     constants |= {name: block for name, block in blocks.items() if name in function.arg_names}
     # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
     aligned = [
-        position
-        for position, name in enumerate(function.arg_names)
-        if types[name].startswith("*") or (name.endswith("_stride") and name not in constants)
+        parameter.num
+        for parameter in function.params
+        if not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        and (types[parameter.name].startswith("*") or parameter.name.endswith("_stride"))
+        and parameter.name not in constants
     ]
     compiled = triton.compile(
         ASTSource(function, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned}),
@@ -159,7 +180,22 @@ def _signature(
         "PRECISION": "tf32" if dtype == "float16" else "ieee",
     } | variant
     absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
-    rows = ("anchors", "candidates", "own", "other", "out", "a", "b", "queries", "bank", "grad", "values")
+    absent |= {name: name for name in ("row_weights", "grad_candidates", "grad_temperature")}
+    rows = (
+        "anchors",
+        "candidates",
+        "grad_anchors",
+        "grad_candidates",
+        "own",
+        "other",
+        "out",
+        "a",
+        "b",
+        "queries",
+        "bank",
+        "grad",
+        "values",
+    )
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in names:
@@ -172,7 +208,11 @@ def _signature(
             types[name], constants[name] = "constexpr", flags[name]
         elif feature is not None and not flags.get(feature):
             types[name], constants[name] = "constexpr", None
-        elif feature is not None or name in ("count", "best_keys", "indices"):
+        elif name in ("row_weights", "grad_temperature", "grad_loss"):
+            types[name] = "*fp32"
+        elif name == "counter":
+            types[name] = "*i32"
+        elif (feature is not None and name not in rows) or name in ("count", "best_keys", "indices"):
             types[name] = "*i64"
         elif name in rows:
             types[name] = _TYPES[dtype]
@@ -180,7 +220,7 @@ def _signature(
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
-        elif name == "weight":
+        elif name in ("weight", "share"):
             types[name] = "fp32"
         elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials"):
             types[name] = "*fp32"

@@ -22,8 +22,8 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-def run(*arguments: str) -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+def run(*arguments: str, **variables: str) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} | variables
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1] / "kernels"), os.environ.get("PYTHONPATH", "")])
     # NumPy, which interprets, warns where inf and nan arise that a select discards.
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", "--rootdir", str(HERE.parents[1])]
@@ -35,7 +35,11 @@ def run(*arguments: str) -> None:
 
 
 def test_numerics() -> None:
-    run("-m", "pytest", str(HERE / "triton_interpreted.py"))
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), FEW_ROWS="0")
+
+
+def test_numerics_for_few_rows() -> None:
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), str(HERE / "triton_small_interpreted.py"))
 
 
 def test_numerics_of_similarity() -> None:
@@ -45,7 +49,14 @@ def test_numerics_of_similarity() -> None:
 @pytest.mark.slow
 def test_the_rest_of_the_numerics() -> None:
     run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"), "-m", "slow")
-    run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow")
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow", FEW_ROWS="0")
+    run(
+        "-m",
+        "pytest",
+        *(str(HERE / name) for name in ("triton_interpreted.py", "triton_small_interpreted.py")),
+        "-m",
+        "slow",
+    )
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Truth is float64 on whole matrices, with masks written down pair by pair. The sh
 from __future__ import annotations
 
 import math
+import os
 from itertools import product
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, explain, info_nce, nt_xent, sup_con
-from clead_kernels.contrastive import ops, reference
+from clead_kernels.contrastive import ops, reference, small
 from clead_kernels.contrastive.form import Form
 from clead_kernels.contrastive.pairs import Pairs
 
@@ -24,6 +25,13 @@ LABELS[3] = 2**33 + 1  # a label of its own, equal to another one in its lower 3
 CANDIDATE_LABELS = torch.arange(COLUMNS) * 3 % 6
 INDEX = (torch.arange(ROWS) * 37 % COLUMNS).masked_fill(torch.arange(ROWS) % 11 == 0, -1)
 NONE = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    """These tests hold the kernels for few rows, or with FEW_ROWS=0 those for any number, to the same."""
+    if os.environ.get("FEW_ROWS") == "0":
+        monkeypatch.setattr(small, "MAX_ROWS", 0)
 
 
 def views(count):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _arguments as arguments
 from .. import dispatch
-from . import ops
+from . import ops, small
 from .form import Form
 from .pairs import Pairs
 
@@ -30,20 +30,62 @@ class Options(NamedTuple):
 
 def loss(op: str, anchors: Tensor, candidates: Tensor | None, pairs: Pairs, form: Form, options: Options) -> Tensor:
     """The reduced loss of a call whose pairs and form are checked."""
+    chosen, scale, options = _chosen(op, anchors, pairs, form, options)
+    return _loss(chosen, scale, anchors, candidates, pairs, form, options)
+
+
+def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, options: Options) -> Tensor:
+    """The mean of the losses of ``a`` by ``b`` and of ``b``, of as many rows, by ``a``; ``pairs`` are those of a."""
+    chosen, scale, options = _chosen(op, a, pairs, form, options)
+    if (
+        chosen == "triton"
+        and options.reduction != "none"
+        and options.grad_candidates
+        and small.serves(a, b, scale[0], pairs, form)
+    ):
+        return small.loss(a, b, *scale, options.normalize, options.reduction, False, options.weights, True, pairs)
+    back = pairs._replace(clusters=pairs.candidate_clusters, candidate_clusters=pairs.clusters)
+    there = _loss(chosen, scale, a, b, pairs, form, options)
+    return (there + _loss(chosen, scale, b, a, back, form, options)) / 2
+
+
+def _chosen(
+    op: str, anchors: Tensor, pairs: Pairs, form: Form, options: Options
+) -> tuple[str, tuple[Tensor | None, float], Options]:
+    """(implementation, temperature as the ops take it, checked options)."""
     reductions = (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS
     arguments.check_choice("reduction", options.reduction, reductions)
     arguments.check_flag("normalize", options.normalize)
     arguments.check_flag("grad_candidates", options.grad_candidates)
-    weights, sum_positives = options.weights, form.positives_reduction == "sum"
-    if weights is not None:
-        weights = arguments.check_weights("weights", weights, anchors.shape[0], anchors.device)
-    if sum_positives:
+    if options.weights is not None:
+        weights = arguments.check_weights("weights", options.weights, anchors.shape[0], anchors.device)
+        options = options._replace(weights=weights)
+    if form.positives_reduction == "sum":
         form = form._replace(positives_reduction="mean")
     features = {**pairs.features(anchors.shape[1]), **form.features()}
     chosen = dispatch.resolve(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
-    scale = arguments.split_temperature(options.temperature, anchors.device)
+    return chosen, arguments.split_temperature(options.temperature, anchors.device), options
+
+
+def _loss(
+    chosen: str,
+    scale: tuple[Tensor | None, float],
+    anchors: Tensor,
+    candidates: Tensor | None,
+    pairs: Pairs,
+    form: Form,
+    options: Options,
+) -> Tensor:
+    sum_positives, weights = form.positives_reduction == "sum", options.weights
+    if sum_positives:
+        form = form._replace(positives_reduction="mean")
     if not options.grad_candidates:
         candidates = (anchors if candidates is None else candidates).detach()
+    if chosen == "triton" and small.serves(anchors, candidates, scale[0], pairs, form):
+        return small.loss(
+            anchors, candidates, *scale, options.normalize, options.reduction, sum_positives, weights, False, pairs
+        )
+    pairs = pairs.spelled_out(anchors.shape[0], anchors.device)
     rows, num_positives, _ = ops.forward_op(anchors, candidates, *scale, options.normalize, chosen, *pairs, *form)
     if sum_positives:
         rows = rows * num_positives

@@ -86,9 +86,9 @@ def _pairs(embeddings: Tensor, candidates: Tensor | None, num_views: int, rule: 
     if not isinstance(rule, FalseNegatives):
         raise TypeError(f"false_negatives must be a FalseNegatives, got {type(rule).__name__}")
     if candidates is None:
-        return Pairs.of_views(embeddings, num_views).with_false_negatives(
-            rule, (len(embeddings), len(embeddings)), embeddings.device, views=num_views
-        )
+        pairs = Pairs.of_views(embeddings, num_views).spelled_out(len(embeddings), embeddings.device)
+        shape = (len(embeddings), len(embeddings))
+        return pairs.with_false_negatives(rule, shape, embeddings.device, views=num_views)
     arguments.check_rows("candidates", candidates)
     arguments.check_alike("embeddings", embeddings, "candidates", candidates)
     return Pairs(positive_offset=0).with_false_negatives(rule, (len(embeddings), len(candidates)), embeddings.device)

@@ -53,9 +53,7 @@ def clip_loss(
     rows = a.shape[0]
     if b.shape[0] != rows:
         raise ValueError(f"a and b must have the same number of rows, got {rows} and {b.shape[0]}")
-    there = Pairs(positive_offset=0).with_false_negatives(false_negatives, (rows, rows), a.device)
-    back = there._replace(clusters=there.candidate_clusters, candidate_clusters=there.clusters)
+    pairs = Pairs(positive_offset=0).with_false_negatives(false_negatives, (rows, rows), a.device)
     options = call.Options(temperature, normalize, weights, grad_candidates, reduction, impl)
     form = Form(denominator=denominator).checked(normalize)
-    losses = [call.loss("clip_loss", x, y, pairs, form, options) for x, y, pairs in ((a, b, there), (b, a, back))]
-    return (losses[0] + losses[1]) / 2
+    return call.mirrored_loss("clip_loss", a, b, pairs, form, options)

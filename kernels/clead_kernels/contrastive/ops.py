@@ -124,6 +124,7 @@ def _backward_fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, num_positives, statistics = output
+    ctx.set_materialize_grads(False)  # else the other two would get gradients of zeros
     ctx.mark_non_differentiable(num_positives, statistics)
     ctx.save_for_backward(statistics, *(x if isinstance(x, Tensor) else None for x in inputs))
     ctx.plain = [None if isinstance(x, Tensor) else x for x in inputs]

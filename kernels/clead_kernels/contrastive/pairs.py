@@ -30,6 +30,8 @@ class Pairs(NamedTuple):
         all_rules: a false negative must satisfy all rules given, not one.
         treatment: ``"eliminate"``, ``"attract"`` or ``"weight"``.
         weight: of a false negative in the denominator, for ``"weight"``.
+        images: rows of the same remainder by it are positive; -1 = none. Only ``small`` takes it, the others take the
+            groups that ``spelled_out`` makes of it.
     """
 
     self_offset: int = -1
@@ -47,16 +49,25 @@ class Pairs(NamedTuple):
     all_rules: bool = False
     treatment: str = "eliminate"
     weight: float = 1.0
+    images: int = -1
 
     @classmethod
     def of_views(cls, embeddings: Tensor, num_views: int) -> Pairs:
-        """The views of an image are each other's positives; row ``v * images + n`` is view v of image n."""
+        """The views of an image are each other's positives; row ``v * images + n`` is view v of image n.
+
+        They are described by ``images`` alone.
+        """
         arguments.check_count("num_views", num_views, 2, 4)
         rows = embeddings.shape[0]
         if rows % num_views:
             raise ValueError(f"embeddings must have num_views = {num_views} rows per image, got {rows} rows")
-        images = torch.arange(rows // num_views, device=embeddings.device)
-        return cls(self_offset=0, groups=images.repeat(num_views))
+        return cls(self_offset=0, images=rows // num_views)
+
+    def spelled_out(self, rows: int, device: torch.device) -> Pairs:
+        """These pairs with the groups of ``rows`` embeddings in the place of ``images``."""
+        if self.images < 0:
+            return self
+        return self._replace(groups=torch.arange(rows, device=device) % max(self.images, 1), images=-1)
 
     def with_false_negatives(
         self, rule: FalseNegatives | None, shape: tuple[int, int], device: torch.device, *, views: int = 1
@@ -122,6 +133,6 @@ class Pairs(NamedTuple):
 SCHEMA = (
     "int self_offset, Tensor? self_index, int positive_offset, Tensor? positive_index, Tensor? groups, "
     "Tensor? candidate_groups, float? threshold, Tensor? row_threshold, int topk, Tensor? clusters, "
-    "Tensor? candidate_clusters, bool each_level, bool all_rules, str treatment, float weight"
+    "Tensor? candidate_clusters, bool each_level, bool all_rules, str treatment, float weight, int images"
 )
 """The fields of ``Pairs`` in order, as op arguments."""
