@@ -48,7 +48,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
     add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
     add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
-    add("--corruptions", type=Path, metavar="DIR", help="the official CIFAR-10-C files; default our generator")
+    add(
+        "--corruptions",
+        type=Path,
+        metavar="DIR",
+        help="the official files (CIFAR-10-C, ImageNet-C); default our generator",
+    )
     add("--corruption-types", type=words, metavar="T,…", help="only these types, such as fog,snow")
     add("--severity", type=words, default=["1", "2", "3", "4", "5"], metavar="N,…", help="of 1 to 5; default all")
     add("--seed", type=int, help="of random starts; default that of the run")

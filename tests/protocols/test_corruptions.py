@@ -178,6 +178,23 @@ def test_official_files_that_do_not_fit_are_named(tmp_path):
         read_official(tmp_path, made, "snow", 1)
 
 
+def test_imagenet_c_is_read_from_its_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLEAD_CACHE", str(tmp_path / "cache"))
+    made = dataset()
+    order = made.labels.argsort(stable=True)  # images lie class by class, as the folders give them
+    made = made.select(order)
+    for severity in range(1, 6):
+        for index, (image, label) in enumerate(zip(made.images, made.labels.tolist(), strict=True)):
+            path = tmp_path / "fog" / str(severity) / made.classes[label] / f"ILSVRC2012_val_{index:08}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image + severity).permute(1, 2, 0).numpy()).save(path)
+    assert torch.equal(read_official(tmp_path, made, "fog", 3).images, made.images + 3)
+    with pytest.raises(UserError, match=r"expected the 3 images of made/test, found 6 of others"):
+        read_official(tmp_path, made.select(torch.arange(3)), "fog", 1)
+    with pytest.raises(UserError, match=r"fog/6: expected a folder of ImageNet-C, found none"):
+        read_official(tmp_path, made, "fog", 6)
+
+
 def test_rows_say_where_the_images_come_from(network, tmp_path):
     rows = list(corruption_rows(network, ["fog", "contrast"], [1, 5], None))
     assert [(row["corruption"], row["severity"]) for row in rows[1:]] == [
@@ -189,7 +206,7 @@ def test_rows_say_where_the_images_come_from(network, tmp_path):
     assert all(row["flags"] == ["cifar10c_style"] and row["dataset"] == "made" for row in rows[1:])
     official(tmp_path, network.test)
     clean, fog = corruption_rows(network, ["fog"], [2], tmp_path)
-    assert (fog["dataset"], fog["flags"], clean["dataset"]) == ("cifar10-c", [], "made")
+    assert (fog["dataset"], fog["flags"], clean["dataset"]) == ("made-c", [], "made")
     for name, message in (("mist", "unknown corruption 'mist'"), ("saturate", "needs images with three channels")):
         with pytest.raises(UserError, match=message):
             list(corruption_rows(network, [name], [1], None))

@@ -21,8 +21,8 @@ def corruption_rows(
 ) -> Iterator[Row]:
     """Clean accuracy, then one row per type and severity.
 
-    Rows from the official files have the data set ``cifar10-c``; those from our own generator have the model's data
-    set and the flag ``cifar10c_style``.
+    Rows from the official files have the model's data set and ``-c``, such as ``cifar10-c``; those from our own
+    generator have the model's data set and the flag ``cifar10c_style``.
 
     Args:
         subject: the model.
@@ -41,7 +41,7 @@ def corruption_rows(
         if CORRUPTIONS[name].colour and gray:
             raise UserError(f"{name} needs images with three channels, got {subject.test.images.shape[1]}")
     yield outcome_row(subject, "clean", clean_outcome(subject))
-    key = {**subject.key, "dataset": "cifar10-c"} if official else subject.key
+    key = {**subject.key, "dataset": f"{subject.key['dataset']}-c"} if official else subject.key
     for name in names:
         for severity in severities:
             test = read_official(official, subject.test, name, severity) if official else None
