@@ -11,19 +11,9 @@ from clead.config import SpeedConfig
 from clead.engine import checkpoint, loop
 from clead.errors import UserError
 
-TINY = [
-    "--epochs",
-    "2",
-    "--train-samples",
-    "96",
-    "--batch-size",
-    "32",
-    "--checkpoint-every",
-    "1",
-    "--attack.steps",
-    "1",
-]
-TINY += ["--stages", "pretrain", "--compare"]
+SHORT = ["--epochs", "2", "--train-samples", "96", "--batch-size", "32", "--checkpoint-every", "1"]
+SHORT += ["--stages", "pretrain", "--compare"]
+TINY = [*SHORT, "--attack.steps", "1"]
 FAST = ["--speed.precision", "bf16", "--speed.channels-last"]
 
 
@@ -76,20 +66,8 @@ def test_tf32_is_what_was_asked_for(precision, tmp_path):
     backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [backend.allow_tf32 for backend in backends]
     try:
-        train.main(
-            [
-                "simclr",
-                *TINY[:-5],
-                "--epochs",
-                "0",
-                "--stages",
-                "pretrain",
-                "--speed.precision",
-                precision,
-                "--out",
-                str(tmp_path / "run"),
-            ]
-        )
+        flags = [*SHORT, "--epochs", "0", "--speed.precision", precision, "--out", str(tmp_path / "run")]
+        train.main(["simclr", *flags])
         assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
     finally:
         for backend, allowed in zip(backends, before, strict=True):
