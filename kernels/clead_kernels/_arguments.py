@@ -143,7 +143,8 @@ def check_weights(name: str, x: Tensor, rows: int, device: torch.device) -> Tens
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        found = repr(value) if isinstance(value, str) else type(value).__name__
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {found}")
 
 
 def check_count(name: str, value: int, low: int, high: int | None = None) -> None:

@@ -25,9 +25,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 def unit_rows(x: Tensor) -> Tensor:
     """``x / max(|x|, 1e-12)`` over the last dimension, in the working dtype: float16 does not round the floor to 0."""
-    x = x.to(working_dtype(x.dtype))
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / norm.clamp_min(TINY)
+    return _unit_rows_and_norms(x.to(working_dtype(x.dtype)))[0]
 
 
 def working_rows(x: Tensor, normalize: bool) -> Tensor:
@@ -37,11 +35,18 @@ def working_rows(x: Tensor, normalize: bool) -> Tensor:
 
 def unit_rows_backward(grad_unit: Tensor, x: Tensor) -> Tensor:
     """The gradient w.r.t. ``x`` from that w.r.t. ``unit_rows(x)``, in the working dtype; 0 where |x| < 1e-12."""
-    x = x.to(grad_unit.dtype)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    unit = x / norm.clamp_min(TINY)
+    unit, norm = _unit_rows_and_norms(x.to(grad_unit.dtype))
     radial = (unit * grad_unit).sum(-1, keepdim=True)
-    return torch.where(norm >= TINY, (grad_unit - unit * radial) / norm.clamp_min(TINY), 0.0)
+    return torch.where(norm < TINY, 0.0, (grad_unit - unit * radial) / norm)
+
+
+def _unit_rows_and_norms(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows [..., d] and norms [..., 1] of float32 or float64 rows, also of those whose squares overflow."""
+    limit, factor = (2.0**500, 2.0**-600) if x.dtype == torch.float64 else (2.0**60, 2.0**-80)
+    large = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True) > limit
+    x = torch.where(large, x * factor, x)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / norm.clamp_min(TINY), torch.where(large, norm / factor, norm)
 
 
 def working_rows_backward(grad_rows: Tensor, x: Tensor, normalize: bool) -> Tensor:

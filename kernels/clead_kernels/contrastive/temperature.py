@@ -13,8 +13,8 @@ from .. import _arguments as arguments
 class Temperature(torch.nn.Module):
     """A learnable temperature within bounds, kept as its logarithm (as in CLIP: Radford et al., arXiv 2103.00020, 2.5).
 
-    In training the logarithm is brought back within the bounds, in place, before every use; so it never wanders off, and
-    at a bound still gets the gradient that leads away from it. Leave it out of weight decay, which would pull it to 1.
+    In training the logarithm is brought back within the bounds, in place, before every use; so it never wanders off,
+    and at a bound still gets the gradient that leads away from it. Leave it out of weight decay, which pulls it to 1.
 
     Attributes:
         log_temperature: 0-d parameter.
