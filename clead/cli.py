@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import tyro
 
 from clead.config import RunOptions, TrainConfig
+from clead.data import find_dataset
 from clead.engine.files import read_json
 from clead.errors import UserError
 from clead.methods import find_method
-from clead.recipes import RECIPES, find_recipe
+from clead.recipes import RECIPES, Recipe, find_recipe
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,17 @@ def _starting_point(method: str | None, seen: argparse.Namespace) -> tuple[str, 
             "expected a method as the first argument, such as `python -m clead.train clead`; --list shows all"
         )
     find_method(method)
-    chosen = find_recipe(seen.recipe or _default_recipe(method, seen.data or "digits"))
+    chosen = find_recipe(seen.recipe) if seen.recipe else default_recipe(method, seen.data or "digits")
     if chosen.method != method:
         raise UserError(f"recipe {chosen.name!r} is for the method {chosen.method!r}, got {method!r}")
     return method, chosen.name, chosen.config
 
 
-def _default_recipe(method: str, data: str) -> str:
-    known = [recipe.config.data for recipe in RECIPES.values() if recipe.method == method]
-    if data not in known:
-        near = difflib.get_close_matches(data, known, n=1, cutoff=0.0)[0]
-        raise UserError(f"{method} has no recipe for --data {data!r}; the nearest is {near!r}")
-    return next(r.name for r in RECIPES.values() if r.method == method and r.config.data == data)
+def default_recipe(method: str, data: str) -> Recipe:
+    """The first recipe of a method for a data set; where it has none, that for CIFAR-10."""
+    find_dataset(data)
+    mine = [recipe for recipe in RECIPES.values() if recipe.method == method]
+    return next(recipe for name in (data, "cifar10") for recipe in mine if recipe.config.data == name)
 
 
 def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[TrainConfig, RunOptions]:

@@ -306,6 +306,8 @@ class TrainConfig:
     """Folder that holds the data set's files."""
     download: bool = False
     """Fetch the data set when it is not in data_dir."""
+    image_size: int | None = None
+    """Height and width to resize images to; None keeps the published size, 224 for folders of images."""
     train_samples: int | None = None
     """Only the first N training images, to try something out; all when None."""
     augment: str = "digits"
@@ -351,6 +353,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
         require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
+        require(self.image_size is None or self.image_size > 0, "image_size", "above 0", self.image_size)
         require(self.train_samples is None or self.train_samples > 0, "train_samples", "above 0", self.train_samples)
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
         # torch takes any number and dies of it.

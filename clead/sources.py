@@ -63,7 +63,7 @@ class Sources:
 
     def _load(self, config: TrainConfig, name: str, folder: Path) -> Splits:
         if (name, folder) not in self.loaded:
-            splits = data.load(name, folder, download=config.download)
+            splits = data.load(name, folder, download=config.download, image_size=config.image_size)
             if config.train_samples is not None:
                 first = torch.arange(len(splits.train))[: config.train_samples]
                 splits = replace(splits, train=splits.train.select(first))

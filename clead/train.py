@@ -22,7 +22,7 @@ from rich.table import Table
 from clead import data, report
 from clead.augment import find_augmentation
 from clead.callbacks import find_callback
-from clead.cli import Plan, config_values, plans, read_config
+from clead.cli import Plan, config_values, default_recipe, plans, read_config
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
@@ -32,7 +32,6 @@ from clead.loading import InputSpec, build_model
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
 from clead.protocols import parse_attack
-from clead.recipes import find_recipe
 from clead.sources import Sources
 from clead.stages import Session, evaluate, fit_classifier, pretrain
 from clead_kernels import dispatch
@@ -46,7 +45,19 @@ _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
-    *("data_dir", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl", "encoder"),
+    *(
+        "data",
+        "data_dir",
+        "image_size",
+        "train_samples",
+        "epochs",
+        "batch_size",
+        "seed",
+        "device",
+        "threads",
+        "impl",
+        "encoder",
+    ),
     *("evaluation", "checkpoint_every"),
     *("checkpoint_minutes", "on_nonfinite", "deterministic"),
 )
@@ -122,7 +133,8 @@ def _load_unlabeled(method: Method[Any], config: TrainConfig, splits: Splits) ->
     """The images of the second data set, if the method asks for one."""
     if method.unlabeled_data is None:
         return None
-    train = data.load(method.unlabeled_data, config.data_dir, download=config.download).train
+    size = splits.image_size[0]
+    train = data.load(method.unlabeled_data, config.data_dir, download=config.download, image_size=size).train
     expected, found = splits.train.images.shape[1:], train.images.shape[1:]
     if found != expected:
         raise UserError(f"unlabeled_data must have images of {list(expected)} like {config.data}, got {list(found)}")
@@ -148,7 +160,7 @@ def _compare(session: Session, name: Comparison) -> None:
     """Train and evaluate a model to compare with, in ``comparisons/<name>``, and copy its rows."""
     config = session.config
     if name == "undefended":
-        recipe = find_recipe(f"ce_{config.data}")
+        recipe = default_recipe("ce", config.data)
         values = {field: getattr(config, field) for field in _SHARED_WITH_UNDEFENDED}
         bn = config.encoder.bn  # ce trains the first branch only
         values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))

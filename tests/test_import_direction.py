@@ -50,6 +50,8 @@ def imports(file: Path):
 
 
 def layer_of(file: Path) -> str:
+    if file.name == "__main__.py":  # a command stands above the package it belongs to
+        return "cli"
     return file.relative_to(ROOT / "clead").parts[0].removesuffix(".py")
 
 

@@ -34,12 +34,14 @@ class Dataset:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same images and labels on ``device``."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        """The same with the labels on ``device``, and the images too unless they would take half its free memory."""
+        device = torch.device(device)
+        crowded = device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 2
+        return replace(self, images=self.images if crowded else self.images.to(device), labels=self.labels.to(device))
 
     def select(self, indices: Tensor) -> Dataset:
-        """The samples at ``indices`` (int64 [M], on the images' device), in that order."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        """The samples at ``indices`` (int64 [M], on the labels' device), in that order."""
+        return replace(self, images=self.images[indices.to(self.images.device)], labels=self.labels[indices])
 
     def resize(self, size: tuple[int, int]) -> Dataset:
         """The images at another height and width, bilinear with antialiasing, rounded to integers again."""
@@ -51,10 +53,11 @@ class Dataset:
         return replace(self, images=images)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The images at ``indices`` (int64 [B], on the images' device) as float32 [B, C, H, W] in [0, 1]."""
+        """The images at ``indices`` (int64 [B], on the labels' device) as float32 [B, C, H, W] in [0, 1], there."""
+        device = self.labels.device
         # A tensor, because CUDA divides by a Python number through its reciprocal: other bits than on a CPU.
-        one = torch.full((), float(self.max_value), device=self.images.device)
-        return self.images[indices].to(torch.float32) / one
+        one = torch.full((), float(self.max_value), device=device)
+        return self.images[indices.to(self.images.device)].to(device).to(torch.float32) / one
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,12 @@ class Splits:
         """All three parts at another height and width; the statistics stay those of the published images."""
         return replace(self, train=self.train.resize(size), val=self.val.resize(size), test=self.test.resize(size))
 
+    def at_size(self, image_size: int | None) -> Splits:
+        """``resize`` to a square; None, and the size they have, change nothing."""
+        if image_size is None or self.image_size == (image_size, image_size):
+            return self
+        return self.resize((image_size, image_size))
+
     def hold_out(self, fraction: float) -> Splits:
         """The same with this share of every training class as the validation split instead of the present one."""
         held_out = round(fraction * len(self.train))
@@ -139,8 +148,9 @@ def channel_statistics(images: Tensor, max_value: int) -> tuple[tuple[float, ...
     value = torch.arange(256, dtype=torch.float64) / max_value
     mean, std = [], []
     for channel in images.unbind(1):
-        # A histogram of the 256 values: exact, and no float copy of the whole set.
-        share = torch.bincount(channel.flatten(), minlength=256).to(torch.float64) / channel.numel()
+        # A histogram of the 256 values: exact, and no copy of the whole set, which may be larger than memory.
+        counts = torch.stack([torch.bincount(part.flatten(), minlength=256) for part in channel.split(1000)]).sum(0)
+        share = counts.to(torch.float64) / channel.numel()
         mean.append(float(share @ value))
         std.append(float((share @ (value - mean[-1]).square()).sqrt()))
     return tuple(mean), tuple(std)

@@ -42,12 +42,15 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 
-def load_cifar10(data_dir: Path | None = None, *, download: bool = False, val_size: int = 5000) -> Splits:
+def load_cifar10(
+    data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None, val_size: int = 5000
+) -> Splits:
     """CIFAR-10, uint8 [N, 3, 32, 32], split 45,000/5,000/10,000.
 
     Args:
         data_dir: the folder with the batches, or the one above it; ``data`` when None.
         download: fetch the files into ``data_dir`` when some are missing.
+        image_size: height and width to resize to; None keeps 32.
         val_size: images held out of the training set, the same ones always; 0 keeps all for training.
 
     Raises:
@@ -67,7 +70,7 @@ def load_cifar10(data_dir: Path | None = None, *, download: bool = False, val_si
         Dataset(f"cifar10/{name}", images[indices], labels[indices], CLASSES, 255)
         for name, indices in zip(("train", "val", "test"), (*parts, torch.arange(train_size, len(labels))), strict=True)
     )
-    return Splits(train, val, test, MEAN, STD)
+    return Splits(train, val, test, MEAN, STD).at_size(image_size)
 
 
 def read_batches(data_dir: Path) -> npt.NDArray[np.uint8]:

@@ -197,12 +197,13 @@ class _Reader:
         self._stack[-1].__setstate__(state)
 
 
-def read_pickle(path: Path, images: int) -> npt.NDArray[np.uint8]:
+def read_pickle(path: Path, images: int, labels: str = "labels") -> npt.NDArray[np.uint8]:
     """One batch as the rows of the binary form.
 
     Args:
         path: file whose size has been checked.
         images: number of images it must hold.
+        labels: key of the labels.
 
     Returns:
         uint8 [images, 3073]: the label, then the red, green and blue planes.
@@ -219,14 +220,13 @@ def read_pickle(path: Path, images: int) -> npt.NDArray[np.uint8]:
             raise UserError(f"{path}: expected only arrays, lists, numbers and strings, found {found}") from error
         raise UserError(f"{path}: expected a complete pickle, found damage ({error!r:.200})") from error
     if not isinstance(batch, dict):
-        raise UserError(f"{path}: expected a dict with data and labels, found {type(batch).__name__}")
+        raise UserError(f"{path}: expected a dict with data and {labels}, found {type(batch).__name__}")
     fields = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
-    if not {"data", "labels"} <= fields.keys():
-        raise UserError(
-            f"{path}: expected a dict with data and labels, found the keys {reprlib.repr(sorted(map(str, fields)))}"
-        )
-    labels, pixels = _labels(path, fields["labels"], images), _pixels(path, fields["data"], images)
-    return np.concatenate([labels[:, None], pixels], axis=1)
+    if not {"data", labels} <= fields.keys():
+        found = reprlib.repr(sorted(map(str, fields)))
+        raise UserError(f"{path}: expected a dict with data and {labels}, found the keys {found}")
+    column, pixels = _labels(path, fields[labels], images), _pixels(path, fields["data"], images)
+    return np.concatenate([column[:, None], pixels], axis=1)
 
 
 def _labels(path: Path, labels: object, images: int) -> npt.NDArray[np.uint8]:
@@ -235,7 +235,7 @@ def _labels(path: Path, labels: object, images: int) -> npt.NDArray[np.uint8]:
         raise UserError(f"{path}: expected a list of {images:,} labels, found {found}")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label <= 255:
-            raise UserError(f"{path}: expected labels 0 to 9, found {reprlib.repr(label)} at image {index:,}")
+            raise UserError(f"{path}: expected labels from 0 on, found {reprlib.repr(label)} at image {index:,}")
     return np.array(labels, np.uint8)
 
 

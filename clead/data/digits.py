@@ -16,7 +16,7 @@ SIZES = (1197, 100, 500)
 MAX_VALUE = 16
 
 
-def load_digits(data_dir: Path | None = None, *, download: bool = False) -> Splits:
+def load_digits(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
     """Digits, uint8 [N, 1, 8, 8] in 0 … 16, split 1,197/100/500; nothing is read from ``data_dir`` or downloaded."""
     from sklearn import datasets  # a second of import time that the other data sets need not pay
 
@@ -28,4 +28,4 @@ def load_digits(data_dir: Path | None = None, *, download: bool = False) -> Spli
         Dataset(f"digits/{name}", images[indices], labels[indices], classes, MAX_VALUE)
         for name, indices in zip(("train", "val", "test"), stratified_split(labels, SIZES), strict=True)
     )
-    return Splits(train, val, test, *channel_statistics(train.images, MAX_VALUE))
+    return Splits(train, val, test, *channel_statistics(train.images, MAX_VALUE)).at_size(image_size)

@@ -19,8 +19,9 @@ from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate.measures import accuracy_measures, add_entries
-from clead.evaluate.models import Opened, open_all
-from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, sanity_checks
+from clead.evaluate.models import Opened
+from clead.evaluate.outside import add_arguments
+from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
 
@@ -55,6 +56,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu or cuda")
     add("--data-dir", type=Path, help="where the data set is; default where it was in training")
     add("--out", type=Path, help="write results.json there instead of into the run folders")
+    add_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.eps is not None:
         arguments.eps = [parse_real(word) for word in arguments.eps]

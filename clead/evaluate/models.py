@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from clead.cli import read_config
 from clead.config import CLASSIFIER_STAGES, TrainConfig
@@ -16,7 +17,6 @@ from clead.engine import checkpoint
 from clead.errors import UserError
 from clead.loading import load_checkpoint
 from clead.methods import find_method
-from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
 from clead.sources import Sources
 
@@ -30,36 +30,18 @@ class Opened:
     Attributes:
         subject: what the protocols look at.
         model: the whole model.
-        method: key of METHODS.
+        method: key of METHODS, or the format of a model from outside.
         config: what it was trained with.
         splits: its data set.
         folders: whose results.json gets the rows.
     """
 
     subject: Subject
-    model: Model
+    model: nn.Module
     method: str
     config: TrainConfig
     splits: Splits
     folders: tuple[Path, ...]
-
-
-def open_all(arguments: argparse.Namespace) -> list[Opened]:
-    """Every model that is to be evaluated, read and checked before the first attack."""
-    paths: list[Path] = []
-    for path in arguments.models:
-        paths.append(path)
-        if arguments.comparisons:
-            paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
-    sources = Sources()
-    models: dict[str, Opened] = {}
-    for path in {path.resolve(): path for path in paths}.values():
-        opened = open_model(path, arguments, sources)
-        name = opened.subject.key["run"]
-        if name in models:
-            raise UserError(f"{path}: expected a name of its own, but {models[name].subject.name} is {name!r} too")
-        models[name] = opened
-    return list(models.values())
 
 
 def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> Opened:

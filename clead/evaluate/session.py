@@ -6,19 +6,27 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
 
 from clead.attacks.autoattack import available as autoattack_available
 from clead.attacks.autoattack import load_library
-from clead.config import TrainConfig
+from clead.config import Encoding, TrainConfig
 from clead.engine.results import Row, read_results, row_key
+from clead.errors import UserError
 from clead.evaluate.measures import encoding_measures
-from clead.evaluate.models import Opened
+from clead.evaluate.models import LABELS, Opened, open_model
+from clead.evaluate.outside import is_outside, open_outside
+from clead.models import Model
 from clead.protocols.catalogue import AttackSpec, find_attack
 from clead.protocols.corruptions import corruption_rows
+from clead.protocols.knn import knn
+from clead.protocols.logistic_regression import logistic_regression
 from clead.protocols.robustness import robustness
 from clead.protocols.sanity import Check, quick_checks, thorough_checks
 from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
 from clead.protocols.transfer import Transfer, same_images
+from clead.sources import Sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +50,25 @@ class Session:
         """The adversarial images of all models."""
         spec = find_attack("pgd20", norm=self.arguments.norm, steps=self.arguments.steps)
         return Transfer([opened.subject for opened in self.models], spec)
+
+
+def open_all(arguments: argparse.Namespace) -> list[Opened]:
+    """Every model that is to be evaluated, read and checked before the first attack."""
+    paths: list[Path] = []
+    for path in arguments.models:
+        paths.append(path)
+        if arguments.comparisons:
+            paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
+    sources = Sources()
+    models: dict[str, Opened] = {}
+    for path in {path.resolve(): path for path in paths}.values():
+        outside = is_outside(path, arguments)
+        opened = open_outside(path, arguments) if outside else open_model(path, arguments, sources)
+        name = opened.subject.key["run"]
+        if name in models:
+            raise UserError(f"{path}: expected a name of its own, but {models[name].subject.name} is {name!r} too")
+        models[name] = opened
+    return list(models.values())
 
 
 def attacks(session: Session, opened: Opened) -> Iterator[Row]:
@@ -89,12 +116,42 @@ def sanity_checks(session: Session, opened: Opened) -> Iterator[Check]:
         yield from thorough_checks(opened.subject, session.arguments.norm, max(session.radii(opened)), same)
 
 
+def neighbours(session: Session, opened: Opened) -> Iterator[Row]:
+    """Weighted nearest neighbours among the training images, on every encoding there is."""
+    model, common = _encoder(opened)
+    for on in common.pop("encodings"):
+        row = knn(model, config=opened.config.knn, on=on, impl=opened.subject.impl, **common)
+        yield {**row, "flags": opened.subject.flags}
+
+
+def regressions(session: Session, opened: Opened) -> Iterator[Row]:
+    """A logistic regression on every encoding there is."""
+    model, common = _encoder(opened)
+    config, seed = opened.config.logistic_regression, opened.subject.seed
+    for on in common.pop("encodings"):
+        yield {**logistic_regression(model, config=config, on=on, seed=seed, **common), "flags": opened.subject.flags}
+
+
+def _encoder(opened: Opened) -> tuple[Model, dict[str, Any]]:
+    """The model, and what the protocols on its encodings share."""
+    if not isinstance(opened.model, Model):
+        raise UserError("knn and logistic_regression need features: a run, or a file in an official format")
+    key = opened.subject.key
+    named = {name: key[name] for name in ("run", "model", "dataset", "split")}
+    test = opened.subject.test.select(opened.subject.samples)
+    common = {"train": opened.splits.train, "test": test, "branch": key["bn_branch"], "key": named}
+    encodings = [name for name in get_args(Encoding) if name in opened.subject.classifier.encodings]
+    return opened.model, common | {"encodings": encodings}
+
+
 PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
     "attacks": attacks,
     "transfer": transfer,
     "corruptions": corruptions,
     "sweep_eps": sweep_eps,
     "sweep_steps": sweep_steps,
+    "knn": neighbours,
+    "logistic_regression": regressions,
     "metrics": lambda session, opened: encoding_measures(opened),
 }
 

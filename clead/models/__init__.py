@@ -38,6 +38,8 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet34": partial(ResNet, 34),
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
+    "resnet18_imagenet": partial(ResNet, 18, stem="imagenet"),
+    "resnet50_imagenet": partial(ResNet, 50, stem="imagenet"),
 }
 
 

@@ -6,12 +6,12 @@
 import difflib
 
 from clead.errors import UserError
-from clead.recipes import adversarial_contrastive, ascl, cifar10, digits, false_negatives, supervised
+from clead.recipes import adversarial_contrastive, ascl, cifar10, digits, false_negatives, other_data, supervised
 from clead.recipes.base import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for module in (digits, cifar10, supervised, false_negatives, adversarial_contrastive, ascl)
+    for module in (digits, cifar10, supervised, false_negatives, adversarial_contrastive, ascl, other_data)
     for recipe in module.RECIPES
 }
 

@@ -65,6 +65,12 @@ _SHARED: dict[str, Any] = {
     ),
 }
 _PROJECTOR = ProjectorConfig(hidden_dim=128, dim=64)
+# As in the code of ACL and DynACL. Without batch norm on the embeddings ACL's adversarial stream collapses to one point
+# at this radius: its loss ends at ln(255), PGD-20 accuracy at 8% instead of 64%.
+_DUAL_STREAM: dict[str, Any] = {
+    "projector": ProjectorConfig(hidden_dim=128, dim=64, layers=3, batch_norm="all"),
+    "temperature": 0.5,
+}
 _TWO_BRANCHES = EncoderConfig("digits_cnn", BatchNormConfig(branches=("clean", "adv"), evaluation_branch="adv"))
 _THREE_BRANCHES = EncoderConfig(
     "digits_cnn", BatchNormConfig(branches=("clean", "adv", "adv_ce"), evaluation_branch="adv")
@@ -146,12 +152,7 @@ RECIPES = (
     Recipe(
         "acl_digits",
         "acl",
-        ACL.Config(
-            **{**_SHARED, "encoder": _TWO_BRANCHES},
-            projector=_PROJECTOR,
-            temperature=0.2,
-            attack=_ATTACK,
-        ),
+        ACL.Config(**{**_SHARED, "encoder": _TWO_BRANCHES}, **_DUAL_STREAM, attack=_ATTACK),
         "ours",
     ),
     Recipe(
@@ -180,23 +181,13 @@ RECIPES = (
     Recipe(
         "a_acl_digits",
         "a_acl",
-        AACL.Config(
-            **{**_SHARED, "encoder": _TWO_BRANCHES},
-            projector=_PROJECTOR,
-            temperature=0.2,
-            attack=_ATTACK,
-        ),
+        AACL.Config(**{**_SHARED, "encoder": _TWO_BRANCHES}, **_DUAL_STREAM, attack=_ATTACK),
         "ours; as acl_digits, thresholds as a_acl_cifar10",
     ),
     Recipe(
         "dynacl_digits",
         "dynacl",
-        DynACL.Config(
-            **{**_SHARED, "encoder": _TWO_BRANCHES},
-            projector=_PROJECTOR,
-            temperature=0.2,
-            attack=_ATTACK,
-        ),
+        DynACL.Config(**{**_SHARED, "encoder": _TWO_BRANCHES}, **_DUAL_STREAM, attack=_ATTACK),
         "ours; as acl_digits, stages, weights and momentum as dynacl_cifar10",
     ),
 )

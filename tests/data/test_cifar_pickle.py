@@ -143,8 +143,8 @@ def object_array(rows):
         (lambda rows: {"labels": [0] * 7}, "expected a list of 8 labels, found 7"),
         (lambda rows: {"labels": bytes(8)}, "expected a list of 8 labels, found bytes"),
         (lambda rows: {"labels": [0] * 7 + [10]}, "expected labels 0 to 9, found 10 at image 7"),
-        (lambda rows: {"labels": [-1] * 8}, "expected labels 0 to 9, found -1 at image 0"),
-        (lambda rows: {"labels": [0] * 7 + [2.0]}, "expected labels 0 to 9, found 2.0 at image 7"),
+        (lambda rows: {"labels": [-1] * 8}, "expected labels from 0 on, found -1 at image 0"),
+        (lambda rows: {"labels": [0] * 7 + [2.0]}, "expected labels from 0 on, found 2.0 at image 7"),
     ],
 )
 def test_wrong_contents_are_named(tmp_path, rows, changes, found):

@@ -184,7 +184,7 @@ def test_digits_encoder_size():
 
 
 def test_registry():
-    assert set(ENCODERS) == {"digits_cnn", "resnet18", "resnet34", "resnet50", "resnet101"}
+    assert {"digits_cnn", "resnet18", "resnet34", "resnet50", "resnet101"} < set(ENCODERS)
     with pytest.raises(UserError, match="unknown encoder 'resnet19'; the nearest is 'resnet18'"):
         build_encoder("resnet19", **RGB, bn=BatchNormConfig())
     with pytest.raises(UserError, match="one value for each of 3 channels"):
