@@ -311,8 +311,8 @@ def test_a_changed_file_is_read_or_refused(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-def test_a_changed_file_is_read_or_refused_ten_thousand_times(name, tmp_path):
-    fuzz(name, tmp_path, 2000 if name == "config" else 9000)
+def test_a_changed_file_is_read_or_refused_a_hundred_thousand_times_in_all(name, tmp_path):
+    fuzz(name, tmp_path, 1000 if name == "config" else 6600)
 
 
 # What failed once, or would with the usual readers.
