@@ -65,8 +65,9 @@ def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoRetur
         main: called with the arguments.
         hint: what to do after a signal.
     """
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background job
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as in a shell's background job
             signal.signal(number, raise_stopped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has every character
@@ -79,6 +80,9 @@ def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoRetur
     except KeyboardInterrupt as error:
         message, code = STOPS[error.number if isinstance(error, Stopped) else signal.SIGINT]
         _leave(f"{message}; {hint}" if hint else message, code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     raise SystemExit(0)
 
 

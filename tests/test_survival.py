@@ -312,3 +312,20 @@ def test_training_outside_of_the_main_thread(stopped, tmp_path):
     thread.start()
     thread.join()
     assert losses(out) == losses(stopped[0])
+
+
+@pytest.fixture
+def algorithms():
+    """Lets torch choose its algorithms again afterwards."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_deterministic_trainings_agree_to_the_last_bit(device, algorithms, tmp_path):
+    for name in ("one", "two"):
+        start(["simclr", *TINY, *CALM, "--deterministic", "--device", device, "--out", str(tmp_path / name)])
+        assert torch.are_deterministic_algorithms_enabled()
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    assert same_weights(tmp_path / "one", tmp_path / "two")

@@ -223,9 +223,8 @@ def read_pickle(path: Path, images: int, labels: str = "labels") -> npt.NDArray[
         raise UserError(f"{path}: expected a dict with data and {labels}, found {type(batch).__name__}")
     fields = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     if not {"data", labels} <= fields.keys():
-        raise UserError(
-            f"{path}: expected a dict with data and {labels}, found the keys {reprlib.repr(sorted(map(str, fields)))}"
-        )
+        found = reprlib.repr(sorted(map(str, fields)))
+        raise UserError(f"{path}: expected a dict with data and {labels}, found the keys {found}")
     column, pixels = _labels(path, fields[labels], images), _pixels(path, fields["data"], images)
     return np.concatenate([column[:, None], pixels], axis=1)
 

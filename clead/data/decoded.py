@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from clead.errors import UserError
+from clead.errors import UserError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
@@ -96,6 +96,10 @@ def _image(path: Path, size: int) -> npt.NDArray[np.uint8]:
                 raise UserError(f"{path}: expected at most {MAX_PIXELS:,} pixels, found {width}x{height}")
             scale = size / min(width, height)
             shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+            if shape[0] * shape[1] > MAX_PIXELS:  # a strip, whose short side would be blown up
+                raise UserError(
+                    f"{path}: expected less of a strip than {width}x{height} to be made {size} wide or high"
+                )
             rgb = image.convert("RGB")
             if rgb.size != shape:
                 rgb = rgb.resize(shape, Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -104,4 +108,6 @@ def _image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     except UserError:
         raise
     except Exception as error:  # a damaged file makes the decoders raise anything
-        raise UserError(f"{path}: expected an image ({', '.join(FORMATS)}), found damage ({error})") from error
+        raise UserError(
+            f"{path}: expected an image ({', '.join(FORMATS)}), found damage ({one_line(error)})"
+        ) from error

@@ -76,9 +76,10 @@ class Guard:
             gradient.masked_fill_(bad, 0)
         for tensor, kept in self._kept:
             tensor.copy_(torch.where(bad, kept, tensor))
+        begins = self._in_a_row == 0 if self.task.on_nonfinite == "skip" else self._first == 0
+        self._first.copy_(torch.where(bad & begins, step + 1, self._first))
         self._skipped += bad
         self._in_a_row.add_(bad).mul_(bad)
-        self._first.copy_(torch.where(bad & (self._first == 0), step + 1, self._first))
 
     def check(self, folder: RunFolder, batch_of: Callable[[int], Batch]) -> None:
         """Stop if a step was bad, or under ``skip`` if a hundred in a row were.
@@ -95,7 +96,7 @@ class Guard:
             return
         step = int(self._first) - 1
         file = save_repro(folder, self.task, batch_of(step))
-        many = f"{MOST_IN_A_ROW} steps in a row were left out, the first of all was " if skip else ""
+        many = f"{MOST_IN_A_ROW} steps in a row were left out, the first of them " if skip else ""
         raise UserError(
             f"{self.task.stage}, {many}step {step + 1}: {self._found(batch_of(step))}; "
             f"`python -m clead.doctor --repro {file}` replays it and shows where it begins"
@@ -115,7 +116,7 @@ class Guard:
             bad = [f"the gradient of {gradients[0]} must be finite, found {statistics(named[gradients[0]])}"]
         largest = max((float(weight.detach().abs().max()) for weight in self._weights if weight.numel()), default=0.0)
         return (
-            f"{bad[0] if bad else 'loss or gradients must be finite, and with the weights of now are'} "
+            f"{bad[0] if bad else 'loss and gradients must be finite, were not, and are with the weights of now'} "
             f"({len(gradients)} of {len(named)} gradients are not finite, the largest weight is {largest:.3g}, "
             f"images are {statistics(batch.images)})"
         )

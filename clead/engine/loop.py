@@ -154,6 +154,7 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     display.update(**position, loss=loss, images=task.batch_size)
     beside: dict[str, Any] = {"lr": lr, "images_per_s": round(display.images_per_s, 1)}
     numbers = {name: value.item() for name, value in metrics.items()} | training.watch.spread(step)
+    training.watch.one_step(step, numbers)
     numbers |= {"skipped_steps": training.guard.skipped} if training.guard.skipped else {}
     if numbers:
         beside["metrics"] = {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -39,6 +39,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder._acquire()
+        folder._tidy()
         if used and overwrite:
             folder._clear()
         return folder
@@ -65,7 +66,10 @@ class RunFolder:
             lock.close()
             raise UserError(f"{self.path}: the run folder is in use by another process") from error
         self._lock = lock
-        for leftover in list(self.path.rglob(".tmp-*")):  # of a process that was killed while it wrote
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left."""
+        for leftover in list(self.path.rglob(".tmp-*")):
             if "comparisons" in leftover.relative_to(self.path).parts:  # those have a lock of their own
                 continue
             if leftover.is_dir():
@@ -87,6 +91,8 @@ class RunFolder:
         """Hold the lock without touching ``run.json``, to add results to a run that is not being trained."""
         self._acquire()
         try:
+            if self.config_file.is_file():  # else it is someone's folder, in which only the results are ours
+                self._tidy()
             yield self
         finally:
             self.close()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COLLAPSED = 0.02
 FALLEN = 0.03
+FOOLED = 0.1
 
 
 class Watch:
@@ -66,6 +67,13 @@ class Watch:
                 "collapse", f"step {step + 1}: all images get nearly the same embedding (spread {value:.2g} of 1)"
             )
         return {"embedding_spread": value}
+
+    def one_step(self, step: int, numbers: dict[str, float]) -> None:
+        """A warning where a one-step attack is resisted at its end and not half way to it."""
+        end, half = numbers.get("adv_accuracy", 0.0), numbers.get("halfway_accuracy", 1.0)
+        if half < end - FOOLED:
+            said = f"accuracy is {end:.1%} on attacked images, but {half:.1%} half way to them"
+            self._warn("one step", f"step {step + 1}: {said}: catastrophic overfitting, see PGD's accuracy")
 
     def overfitting(self, epoch: int, score: float, best_epoch: int, best: float) -> None:
         """A warning where the validation accuracy, under the attack of training if there is one, has fallen."""

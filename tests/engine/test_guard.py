@@ -135,7 +135,7 @@ def test_the_count_survives_an_interruption(tmp_path):
 def test_a_run_that_only_skips_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "MOST_IN_A_ROW", 3)
     train(tmp_path / "now and then", bad=(4, 5, 7, 8), on_nonfinite="skip")
-    with pytest.raises(UserError, match=r"^pretrain, 3 steps in a row were left out, the first of all was step 3: the"):
+    with pytest.raises(UserError, match=r"^pretrain, 3 steps in a row were left out, the first of them step 8: the"):
         train(tmp_path / "always", bad=(2, 7, 8, 9), on_nonfinite="skip")
 
 

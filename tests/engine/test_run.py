@@ -60,6 +60,20 @@ def test_claiming_a_folder_removes_what_a_killed_process_left(tmp_path):
     assert (path / "checkpoints").is_dir()
 
 
+def test_adding_results_tidies_up_in_run_folders_only(tmp_path):
+    for name in ("run", "home"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / ".tmp-x").touch()
+    (tmp_path / "run" / "config.json").touch()
+    (tmp_path / "run" / "comparisons").mkdir()
+    (tmp_path / "run" / "comparisons" / ".tmp-y").touch()  # of a run of its own, which may be under way
+    for name in ("run", "home"):
+        with RunFolder(tmp_path / name).locked():
+            pass
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".tmp-*"))
+    assert left == ["home/deep/.tmp-x", "run/comparisons/.tmp-y"]
+
+
 def test_overwriting_removes_a_link_but_not_what_it_points_to(tmp_path):
     path, elsewhere = tmp_path / "run", tmp_path / "large disk"
     create(path).close()

@@ -43,6 +43,18 @@ def test_a_copied_model_does_not_copy_what_watches_it():
     copy.deepcopy(model)
 
 
+def test_an_attack_that_is_resisted_only_at_its_end_is_told_once():
+    said = []
+    watch, _ = watch_of(torch.nn.Identity(), said)
+    for step, half in ((0, 0.55), (20, 0.3), (40, 0.2)):
+        watch.one_step(step, {"adv_accuracy": 0.6, "halfway_accuracy": half})
+    watch.one_step(60, {"other": 0.0})
+    assert said == [
+        "warning: pretrain, step 21: accuracy is 60.0% on attacked images, but 30.0% half way to them: "
+        "catastrophic overfitting, see PGD's accuracy"
+    ]
+
+
 def test_falling_accuracy_is_told_once():
     said = []
     watch, _ = watch_of(torch.nn.Identity(), said)

@@ -1,5 +1,7 @@
 """TRADES, MART and fast adversarial training: what their attacks raise, and what they leave alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,3 +57,18 @@ def test_only_the_training_pass_moves_the_running_statistics(small, name):
     assert all(not torch.equal(after[key], value) for key, value in before.items())
     tracked = [value for key, value in after.items() if key.endswith("num_batches_tracked")]
     assert all(int(value) == 21 for value in tracked)  # 20 by the fixture
+
+
+def test_fast_training_looks_half_way_to_its_images_now_and_then(small):
+    method, model, batch = small("fast_at", size=60)
+    x = method.augment(batch.images, batch.rng("augment"))
+    for step, names in ((20, {"adv_accuracy", "halfway_accuracy"}), (21, set())):
+        metrics = {}
+        method.misclassified(model, x, replace(batch, step=step, metrics=metrics), training=True)
+        assert set(metrics) == names and model.training is False
+    seen = {}
+    x_adv = method.misclassified(model, x, replace(batch, step=0, metrics=seen), training=True)
+    for name, images in (("adv_accuracy", x_adv), ("halfway_accuracy", x_adv - 0.5 * (x_adv - x))):
+        guesses = [int(model.logits(image[None], branch="clean").argmax()) for image in images]
+        right = sum(guess == label for guess, label in zip(guesses, batch.labels.tolist(), strict=True))
+        assert float(seen[name]) == right / 60
