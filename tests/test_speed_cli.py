@@ -72,3 +72,17 @@ def test_tf32_is_what_was_asked_for(precision, tmp_path):
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_as_robust_a_model(tmp_path):
+    """Accuracy under PGD-20 after the same short training: two points at most, in the mean over five pairs."""
+    flags = ["--epochs", "12", "--compare", "--evaluation.attacks", "pgd20", "--evaluation.eps", "0.1"]
+    found = {"fp32": 0.0, "bf16": 0.0}
+    for precision in found:
+        out = tmp_path / precision
+        train.main(["pgd_at", *flags, "--seeds", "0,1,2,3,4", "--speed.precision", precision, "--out", str(out)])
+        for seed in range(5):
+            rows = json.loads((tmp_path / f"{precision}-s{seed}" / "results.json").read_text())["results"]
+            found[precision] += next(r["accuracy"] for r in rows if r["name"] == "pgd20" and r["eps"] == 0.1) / 5
+    assert found["fp32"] > 0.5 and abs(found["bf16"] - found["fp32"]) <= 0.02
