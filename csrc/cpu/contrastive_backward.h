@@ -23,7 +23,7 @@ class Backward {
     call.p.spread = args.spread > 0;
     for (T** vector : {&a.spread.share, &a.spread.weight, &a.spread.factor, &a.spread.scale, &a.spread.shift})
       if (call.p.spread) *vector = call.vector(call.m, T(0));
-    call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+    set_rules(call, args.topk > 0 ? statistics + kCut * call.m : nullptr);
     call.sum_groups();
     listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
     parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });

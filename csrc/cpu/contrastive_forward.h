@@ -1,7 +1,7 @@
 // The forward pass around the tile kernels: statistics and losses.
 #pragma once
 
-#include "contrastive_call.h"
+#include "contrastive_false_negatives.h"
 
 namespace clead {
 namespace {
@@ -47,7 +47,7 @@ void search(Call<T>& call, int64_t k, Finish&& finish) {
 template <class T>
 void find_cuts(Call<T>& call, T* cuts) {
   const int64_t k = std::min(call.args.topk, std::max<int64_t>(call.n, 1));
-  if (!call.args.normalize) call.cosine_scales();
+  if (!call.args.normalize) set_cosine_scales(call);
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
 }
 
@@ -161,7 +161,7 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   if (call.bf16) call.load_bf16(false);
   std::fill(statistics, statistics + kStatistics * call.m, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
-  call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+  set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
   sum_pairs(call);
   const double k = static_cast<double>(call.p.k), lowest = -1e29 * std::min(k, 1e3);
   const auto both = [&](const Sums<T>& as_row, const Sums<T>& as_column, int64_t i) {

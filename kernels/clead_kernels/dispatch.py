@@ -23,7 +23,6 @@ _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
 _REFERENCE_ONLY = (
-    ("levels", ("one",)),
     ("debias", ("no",)),
     ("hard_negative_beta", ("no",)),
     ("metric", ("cosine",)),
@@ -38,6 +37,7 @@ _TRITON_RULES = (
     ("denominator", ("all",)),
     ("positives_reduction", ("mean",)),
     ("spread", ("no",)),
+    ("levels", ("one",)),
     *_REFERENCE_ONLY,
 )
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
