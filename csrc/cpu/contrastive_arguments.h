@@ -11,10 +11,10 @@ namespace {
 // Of a positive: all pairs, itself and the negatives, or the negatives.
 enum class Denominator : int64_t { all, own_positive, negatives };
 
-// Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference and log(1 - p_ij) of
-// a dominant negative (0: there is none; see Spread), what rounding takes from these three, the sum of p / (1 - p) over the
-// other negatives, and the top-k rule's cut.
-enum Statistic : int64_t { kNegatives, kPositives, kComplement, kRests, kOdds = 2 * kRests, kCut, kStatistics };
+// Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference, log(1 - p_ij) of a
+// dominant negative (0: there is none; see Spread) and the positives' mean where some are attracted, what rounding takes
+// from these four, the sum of p / (1 - p) over the other negatives, the top-k rule's cut and the number of positives.
+enum Statistic : int64_t { kNegatives, kPositives, kComplement, kMean, kRests, kOdds = 2 * kRests, kCut, kCount, kStatistics };
 
 // The arguments both ops share, in the order of their schemas.
 struct Arguments {
@@ -30,7 +30,7 @@ struct Arguments {
   std::optional<Tensor> row_threshold;
   int64_t topk = 0;
   std::optional<Tensor> clusters, candidate_clusters;
-  bool all_rules = false;
+  bool each_level = false, all_rules = false, attract = false;
   double weight = 0;
   int64_t denominator = 0;  // a Denominator
   bool inside = false;      // positives are averaged inside the logarithm

@@ -23,12 +23,17 @@ class Backward {
     call.p.spread = args.spread > 0;
     for (T** vector : {&a.spread.share, &a.spread.weight, &a.spread.factor, &a.spread.scale, &a.spread.shift})
       if (call.p.spread) *vector = call.vector(call.m, T(0));
-    call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+    set_rules(call, args.topk > 0 ? statistics + kCut * call.m : nullptr);
     call.sum_groups();
+    if (call.p.attract) restore_attracted(call, statistics);
+    if (own_in_tile(call)) set_own(call, statistics);
+    for (T** vector : {&a.own.weight, &a.own.share_shift, &a.own.share_scale, &a.own.share})
+      if (call.p.own) *vector = call.vector(call.m, T(0));
     listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
     parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });
     if (call.symmetric) {
       b.alpha = a.alpha, b.gamma = a.gamma, b.rho = a.rho, b.shift = a.shift, b.positive_shift = a.positive_shift;
+      b.own = a.own;
     }
     if (call.p.need_a) zeros(sums_a, a);
     if (call.bf16)
@@ -38,7 +43,7 @@ class Backward {
     call.for_each_tile(!call.p.need_b, [&](int64_t i, int64_t j, T* strip) {
       if constexpr (sizeof(T) == 4)
         if (call.bf16) {
-          auto* const half = reinterpret_cast<uint16_t*>(strip + (kStrip + 4) * call.p.block);
+          auto* const half = reinterpret_cast<uint16_t*>(strip + (kStrip + kColumnSums) * call.p.block);
           CLEAD_BF16_CALL(bf16_backward(call.p, call.q, i, j, strip, half));
           return;
         }
@@ -76,18 +81,19 @@ class Backward {
     const int64_t count = call.positives.count[i];
     const auto denominator = static_cast<Denominator>(call.args.denominator);
     if (count == 0 || (denominator == Denominator::negatives && n == kNone)) {
-      for (int64_t at = 0; at < count && !call.positives.grouped; ++at) listed[call.positives.start[i] + at] = 0;
+      for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at) listed[at] = 0;
       return;
     }
     const double mean = call.mean_positive(i), mass = 1 / (1 + std::exp(p - n));
     double on_negatives = denominator == Denominator::all ? mass : 1, on_positives = 0;
-    if (denominator == Denominator::own_positive)
-      on_negatives = weigh_own(i, g, n, mean);
-    else if (call.p.spread)
-      on_positives = weigh_spread(i, g, n, p, mean, statistics);
-    if (!call.positives.grouped && denominator != Denominator::own_positive)
-      weigh_listed(i, g, p, mean, on_negatives, on_positives);
-    if (call.positives.grouped) weigh_grouped(i, g, p, mean, on_negatives, on_positives);
+    if (call.p.spread) on_positives = weigh_spread(i, g, n, p, mean, statistics);
+    if (denominator == Denominator::own_positive) {
+      on_negatives = call.p.own ? weigh_own_in_tile(call, i, g, n, mean, statistics, listed.data())
+                                : weigh_own(i, g, n, mean);
+    } else {
+      if (!call.positives.grouped) weigh_listed(i, g, p, mean, on_negatives, on_positives);
+      if (call.a.group != nullptr) weigh_in_tile(i, g, p, mean, on_negatives, on_positives);
+    }
     const double log_negatives = (n + mean / call.args.temperature) * kLog2e;
     if (on_negatives == 0) return;
     call.a.shift[i] = shift_for(call, log_negatives);
@@ -112,7 +118,7 @@ class Backward {
   }
 
   // The same as gamma e - rho, in the tiles.
-  void weigh_grouped(int64_t i, double g, double p, double mean, double mass, double spread) {
+  void weigh_in_tile(int64_t i, double g, double p, double mean, double mass, double spread) {
     auto& a = call.a;
     const auto count = static_cast<double>(call.positives.count[i]);
     if (count == 1) {

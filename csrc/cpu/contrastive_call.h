@@ -6,6 +6,7 @@
 #include "clead/contrastive.h"
 #include "clead/contrastive_bf16.h"
 #include "contrastive_arguments.h"
+#include "contrastive_labels.h"
 
 namespace clead {
 namespace {
@@ -22,8 +23,6 @@ class Call {
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
-    STD_TORCH_CHECK(static_cast<Denominator>(x.denominator) != Denominator::own_positive || !positives.grouped,
-                    "the native contrastive op has denominators of their own for a few positives in a row only");
     bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
@@ -32,7 +31,7 @@ class Call {
     p.k = static_cast<T>(kLog2e / x.temperature);
     p.normalized = x.normalize && p.k < 1e5;
     p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
-    p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
+    p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules, p.inside = x.inside;
     p.self = positives.self.size() ? positives.self.data() : nullptr;
     p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
     load(x.anchors, a, units[0]);
@@ -77,6 +76,7 @@ class Call {
 
   // Mean dot product of the positives of row i.
   double mean_positive(int64_t i) const {
+    if (means.size() > 0) return means[i];
     const int64_t count = positives.count[i];
     if (count == 0) return 0;
     double sum = 0;
@@ -91,7 +91,7 @@ class Call {
     return sum / count;
   }
 
-  // One of the first three statistics of row i, with all digits.
+  // One of the first kRests statistics of row i, with all digits.
   double statistic(const T* statistics, int64_t row, int64_t i) const {
     return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + kRests) * m + i]);
   }
@@ -137,43 +137,19 @@ class Call {
     }
   }
 
-  // The false-negative rules; cuts are the top-k rule's, of each row, or null without that rule.
-  void rules(const T* cuts) {
-    const bool clusters = args.clusters && args.candidate_clusters;
-    const bool threshold = args.threshold || args.row_threshold;
-    p.false_negatives = clusters || threshold || cuts != nullptr;
-    p.threshold_only = p.false_negatives && !clusters && args.normalize;
-    p.all_rules = args.all_rules && clusters;
-    if (!p.false_negatives) return;
-    // An absent threshold calls all pairs above it if all rules must hold, else none.
-    const T infinity = std::numeric_limits<T>::infinity(), absent = args.all_rules ? -infinity : infinity;
-    T* const cut = vector(m, args.threshold ? static_cast<T>(*args.threshold) : absent);
-    if (args.row_threshold) read_thresholds(*args.row_threshold, cut);
-    for (int64_t i = 0; cuts != nullptr && i < m; ++i) {
-      const T below = std::nextafter(cuts[i], -infinity);  // cosines above it are the cut itself and larger ones
-      cut[i] = args.all_rules ? std::max(cut[i], below) : std::min(cut[i], below);
-    }
-    a.threshold = cut;
-    if (symmetric) b.threshold = cut;
-    cosine_scales();
-    number_clusters(clusters);
-  }
-
-  void cosine_scales() {
-    a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
-  }
-
   T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
   double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
 
   const Arguments& args;
   const int64_t m, n, d;
   const bool symmetric;
-  const Positives positives;
+  Positives positives;
+  Buffer<double> means;  // once positives are attracted and counted: of all of each row, else empty
   bool bf16 = false;  // operands are in q
   Contrast16 q{};
   Contrast<T> p{};
   Rows<T> a{}, b{};
+  Labels labels, no_groups;
 
  private:
   // Depends on sizes alone: sums are grouped by blocks.
@@ -184,7 +160,7 @@ class Call {
 
   template <class Task>
   void parallel_chunks(int64_t size, Task&& task) {
-    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
+    const int64_t scratch = (kStrip + kColumnSums) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
     torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());
@@ -253,49 +229,10 @@ class Call {
     });
   }
 
-  void read_thresholds(const Tensor& t, T* cut) {
-    STD_TORCH_CHECK(t.dim() == 0 || (t.dim() == 1 && t.size(0) == m), "row_threshold must be 0-d or [", m, "]");
-    constexpr auto kWanted = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(t.scalar_type() == kWanted, "row_threshold must have the working dtype");
-    const T* const from = static_cast<const T*>(t.const_data_ptr());
-    const int64_t step = t.dim() == 0 ? 0 : t.stride(0);
-    for (int64_t i = 0; i < m; ++i) cut[i] = from[i * step];
-  }
-
-  const T* cosine_scale(const Rows<T>& rows) {
-    T* const scale = vector(rows.size, T(1));
-    if (!args.normalize)
-      for (int64_t i = 0; i < rows.size; ++i) scale[i] = static_cast<T>(rows.inverse_norm[i]);
-    return scale;
-  }
-
-  // Unknown clusters, which are negative, match nothing.
-  void number_clusters(bool given) {
-    const auto numbers = [&](int64_t rows, int32_t none) {
-      return own(integers, Buffer<int32_t>(padded(rows), none));
-    };
-    int32_t* const of_rows = numbers(m, -1);
-    int32_t* const of_columns = numbers(n, -2);
-    a.cluster_as_row = of_rows, b.cluster_as_column = of_columns;
-    if (symmetric) {
-      a.cluster_as_column = of_columns, b.cluster_as_row = of_rows;
-    } else {
-      a.cluster_as_column = of_rows, b.cluster_as_row = of_columns;
-    }
-    if (!given) return;
-    const Ids rows(args.clusters, m, "clusters"), columns(args.candidate_clusters, n, "candidate_clusters");
-    Numbering number(rows, m, columns, n);
-    for (int64_t i = 0; i < m; ++i)
-      if (rows[i] >= 0) of_rows[i] = number(rows[i]);
-    for (int64_t j = 0; j < n; ++j)
-      if (columns[j] >= 0) of_columns[j] = number(columns[j]);
-  }
-
   Buffer<T> units[2], panels;
   Buffer<double> group_sums;
   std::vector<Buffer<T>> vectors;
   std::vector<Buffer<double>> wide_vectors;
-  std::vector<Buffer<int32_t>> integers;
   std::vector<Buffer<float>> floats;
   std::vector<Buffer<uint16_t>> halves;
   std::vector<Buffer<bool>> flags;

@@ -1,18 +1,10 @@
 // The forward pass around the tile kernels: statistics and losses.
 #pragma once
 
-#include "contrastive_call.h"
+#include "contrastive_own.h"
 
 namespace clead {
 namespace {
-
-constexpr double kNone = -std::numeric_limits<double>::infinity();
-
-double log_of(double sum, double max, double lowest) {
-  return max < lowest || sum == 0 ? kNone : std::log(sum) + max / kLog2e;
-}
-
-double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
 // What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
 // as that, the nearest number.
@@ -47,15 +39,8 @@ void search(Call<T>& call, int64_t k, Finish&& finish) {
 template <class T>
 void find_cuts(Call<T>& call, T* cuts) {
   const int64_t k = std::min(call.args.topk, std::max<int64_t>(call.n, 1));
-  if (!call.args.normalize) call.cosine_scales();
+  if (!call.args.normalize) set_cosine_scales(call);
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
-}
-
-// -log of the probability of every listed positive of row i where its denominator is its own: visit(at, value).
-template <class T, class Visit>
-void own_positives(const Call<T>& call, int64_t i, double over_negatives, double mean, Visit&& visit) {
-  for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    visit(at, softplus(over_negatives - (call.listed_dot(i, at) - mean) / call.args.temperature));
 }
 
 // The loss of row i from n and p, without the term of Spread.
@@ -69,6 +54,7 @@ double row_loss(const Call<T>& call, int64_t i, double n, double p, double mean)
     case Denominator::negatives: return n == kNone ? 0 : inside ? n - p + std::log(count) : n;
     case Denominator::own_positive: break;
   }
+  if (own_in_tile(call)) return 0;  // own_losses follows
   double sum = 0, least = std::numeric_limits<double>::infinity();
   own_positives(call, i, n, mean, [&](int64_t, double value) { sum += value, least = std::min(least, value); });
   if (!inside) return sum / count;
@@ -143,6 +129,10 @@ void sum_pairs(Call<T>& call) {
   const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
   a.negatives = sums(call.m), a.positives = sums(call.m);
   b.negatives = sums(call.n), b.positives = sums(call.n);
+  if (call.p.attract) {
+    a.attracted = {call.doubles(call.m, 0.0), call.doubles(call.m, 0.0)};
+    b.attracted = {call.doubles(call.n, 0.0), call.doubles(call.n, 0.0)};
+  }
   call.for_each_tile(!call.symmetric, [&](int64_t i, int64_t j, T* strip) {
     if constexpr (sizeof(T) == 4)
       if (call.bf16) {
@@ -161,8 +151,9 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   if (call.bf16) call.load_bf16(false);
   std::fill(statistics, statistics + kStatistics * call.m, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
-  call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+  set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
   sum_pairs(call);
+  if (call.p.attract) count_attracted(call, statistics);
   const double k = static_cast<double>(call.p.k), lowest = -1e29 * std::min(k, 1e3);
   const auto both = [&](const Sums<T>& as_row, const Sums<T>& as_column, int64_t i) {
     const double max = call.symmetric ? std::max(as_row.max[i], as_column.max[i]) : as_row.max[i];
@@ -178,14 +169,15 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
     if (count == 1)
       p = std::isnan(mean) ? mean : 0;
     else if (count > 1)
-      p = call.positives.grouped ? both(a.positives, b.positives, i) - mean / args.temperature
-                                 : log_positives(call, i, mean);
+      p = log_add(a.group == nullptr ? kNone : both(a.positives, b.positives, i) - mean / args.temperature,
+                  call.positives.grouped ? kNone : log_positives(call, i, mean));
     loss[i] = static_cast<T>(row_loss(call, i, n, p, mean));
     counts[i] = count;
     call.keep(statistics, kNegatives, i, n);
     call.keep(statistics, kPositives, i, p);
   });
   if (args.spread > 0) add_spread(call, loss, statistics);
+  if (own_in_tile(call)) own_losses(call, loss, statistics);
 }
 
 // The most similar other candidate of every row, -1 where there is none.

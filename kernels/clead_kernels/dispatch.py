@@ -23,14 +23,10 @@ _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
 _REFERENCE_ONLY = (
-    ("levels", ("one",)),
     ("debias", ("no",)),
     ("hard_negative_beta", ("no",)),
     ("metric", ("cosine",)),
 )
-_NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
-# Many positives in a row, as labels give, would have to be listed for denominators of their own.
-_NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (
     ("topk", ("no",)),
     ("self_index", ("no",)),
@@ -38,6 +34,7 @@ _TRITON_RULES = (
     ("denominator", ("all",)),
     ("positives_reduction", ("mean",)),
     ("spread", ("no",)),
+    ("levels", ("one",)),
     *_REFERENCE_ONLY,
 )
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
@@ -80,10 +77,7 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
-    *(
-        Support(op, "native", devices=("cpu",), features=_NATIVE_LABELS if op == "sup_con" else _NATIVE_RULES)
-        for op in _CONTRASTIVE
-    ),
+    *(Support(op, "native", devices=("cpu",), features=_REFERENCE_ONLY) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),

@@ -1,9 +1,8 @@
 // A tile of pairs, strip by strip, whatever computes the products: for *.isa.cpp and *.bf16.cpp only.
 #pragma once
 
+#include "clead/contrastive_own.h"
 #include "clead/contrastive_search.h"
-#include "clead/contrastive_spread.h"
-#include "clead/contrastive_strip.h"
 
 namespace clead {
 namespace {
@@ -73,8 +72,20 @@ void spread_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, 
   for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
     dots(t);
     leave_out(p, t, strip);
-    with_rules<T>(p, false, [&](auto rules) {
+    with_rules_of<false>(p, [&](auto rules) {
       forward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+    });
+  });
+}
+
+// The second forward pass of Own; the tile serves its rows only.
+template <class T, class Dots>
+void own_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots) {
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    with_rules_of<false>(p, [&](auto rules) {
+      if constexpr (rules.kGrouped) forward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
     });
   });
 }
@@ -100,9 +111,12 @@ void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block
     dots(t);
     leave_out(p, t, strip);
     with_rules<T>(p, p.symmetric, [&](auto rules) {
-      if (p.spread)
-        backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
-      else if (p.bounded)
+      constexpr auto is = rules;
+      if constexpr (is.kGrouped)
+        if (p.own) return backward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      if constexpr (!is.kBoth)
+        if (p.spread) return backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      if (p.bounded)
         backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
       else
         backward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);

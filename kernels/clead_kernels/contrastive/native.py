@@ -15,15 +15,15 @@ from .._rows import working_dtype
 from .form import Form
 from .pairs import Pairs
 
-STATISTICS = 8
+STATISTICS = 11
 """Rows of the statistics (csrc/cpu/contrastive_arguments.h); n and p of the reference are the first."""
 
 _DENOMINATORS = ("all", "own_positive", "negatives")
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, Tensor? self_index, "
     "int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, "
-    "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool all_rules, float weight, "
-    "int denominator, bool inside, float spread"
+    "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool each_level, bool all_rules, "
+    "bool attract, float weight, int denominator, bool inside, float spread"
 )
 _library.define(
     f"contrastive_native_({_ARGUMENTS}, Tensor(a!) loss, Tensor(b!) num_positives, Tensor(c!) statistics) -> ()"
@@ -115,7 +115,9 @@ def _arguments(
         pairs.topk,
         pairs.clusters,
         pairs.candidate_clusters,
+        pairs.each_level,
         pairs.all_rules,
+        pairs.treatment == "attract",
         pairs.weight if pairs.treatment == "weight" else 0.0,
         _DENOMINATORS.index(form.denominator),
         form.positives_reduction == "inside",
