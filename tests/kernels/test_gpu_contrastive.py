@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
+from clead_kernels.contrastive import small
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,6 +21,13 @@ pytest.importorskip("triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROWS, COLUMNS = 258, 301
 SEEDS = range(5)
+
+
+@pytest.fixture(autouse=True)
+def path(request, monkeypatch):
+    """The kernels for any number of rows, where a test does not ask for those for few."""
+    if getattr(request, "param", "any") == "any":
+        monkeypatch.setattr(small, "MAX_ROWS", 0)
 
 
 def eager(a, b, positive, excluded, temperature, log_weight=0.0):
@@ -121,6 +129,7 @@ def assert_within_the_bar(samples, dtype):
 NAMES = ["nt_xent", "nt_xent, 3 views", "sup_con", "sup_con across sets", "info_nce", "info_nce by index"]
 
 
+@pytest.mark.parametrize("path", ["any", "few"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [0.005, 0.02, 0.1, 0.5, 10.0])
 @pytest.mark.parametrize("door", NAMES)
@@ -139,7 +148,9 @@ def test_numbers(door, temperature, dtype):
     assert_within_the_bar(samples, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("path", "dtype"), [*(("any", dtype) for dtype in DTYPES), ("few", torch.bfloat16)], indirect=["path"]
+)
 @pytest.mark.parametrize("treatment", ["eliminate", "weight", "attract"])
 @pytest.mark.parametrize("rule", ["number", "per row", "clusters", "either", "both"])
 @pytest.mark.parametrize("door", ["nt_xent", "info_nce by index"])

@@ -33,6 +33,8 @@ def name(case):
 def default(case):
     """The most common width: the dearest forms of its large tiles, and the plain ones in bfloat16."""
     _, masks, variant, width, dtype, shape = case
+    if case[0].startswith("small"):
+        return variant == "two views" and (width, dtype, shape.block_m) == (128, "bfloat16", 16)
     if case[0] not in ("forward", "backward"):
         return variant in ("temperature on the device", "of b", "up to k = 64") and (width, dtype) == (128, "bfloat16")
     large = TABLE[case[0], masks, width, dtype][1]

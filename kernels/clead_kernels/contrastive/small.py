@@ -25,8 +25,8 @@ SHARE = 2 * PROGRAMS
 """Then comes the factor of the reduction "mean_valid"."""
 ROWS = SHARE + 16
 """Then six values of every anchor, [6, M]: d loss / d e of a negative and of one of several positives, what lessens the
-gradient of a positive, the offset of e, sum_j d loss / d s_ij * (dot_ij - mean), the inverse norm; weights included. And
-six of every candidate, of which only the norm is used where it is no anchor."""
+gradient of a positive, the offset of e, sum_j d loss / d s_ij * (dot_ij - mean), the inverse norm; weights included.
+And six of every candidate, of which only the norm is used where it is no anchor."""
 
 _PLAIN = Form()
 _ARGUMENTS = (
@@ -194,7 +194,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.plain = [None if isinstance(x, Tensor) else x for x in inputs]
 
 
-def _differentiate(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return tuple(None for _ in ctx.plain)
     statistics, *tensors = ctx.saved_tensors
     inputs = [plain if tensor is None else tensor for tensor, plain in zip(tensors, ctx.plain, strict=True)]
     needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]

@@ -73,7 +73,8 @@ def small_forward_kernel(
     if THRESHOLD == 1:
         anchor_threshold = threshold
     if THRESHOLD == 2:
-        anchor_threshold = tl.load(threshold + anchor * threshold_stride, mask=there, other=0.0)[:, None]
+        cuts = tl.load(threshold + anchor * threshold_stride, mask=there, other=0.0)
+        anchor_threshold = cuts.to(tl.float32)[:, None]
     if clusters is not None:
         anchor_cluster = tl.load(clusters + anchor, mask=there, other=-1)[:, None]
 
