@@ -33,12 +33,10 @@ _NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
 _NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (
     ("topk", ("no",)),
-    ("self_index", ("no",)),
     ("width", ("up to 512",)),
-    ("denominator", ("all",)),
-    ("positives_reduction", ("mean",)),
-    ("spread", ("no",)),
-    *_REFERENCE_ONLY,
+    ("debias", ("no",)),
+    ("hard_negative_beta", ("no",)),
+    ("metric", ("cosine",)),
 )
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)

@@ -154,11 +154,14 @@ def _signature(
     flags |= {
         "ALL_RULES": False,
         "TREATMENT": "none",
+        "LEVELS": 1,
+        "EACH": False,
+        "FORM": "plain",
         "D": width,
         "BLOCK_D": width,
         "PRECISION": "tf32" if dtype == "float16" else "ieee",
     } | variant
-    absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
+    absent = {"self_index": "self_index", "positive_index": "index", "groups": "groups", "clusters": "clusters"}
     rows = ("anchors", "candidates", "own", "other", "out", "a", "b", "queries", "bank", "grad", "values")
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -180,7 +183,7 @@ def _signature(
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
-        elif name == "weight":
+        elif name in ("weight", "spread"):
             types[name] = "fp32"
         elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials"):
             types[name] = "*fp32"
