@@ -32,7 +32,7 @@ _NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
 # Many positives in a row, as labels give, would have to be listed for denominators of their own.
 _NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (
-    ("topk", ("no",)),
+    ("topk", ("no", "up to 255")),
     ("width", ("up to 512",)),
     ("debias", ("no",)),
     ("hard_negative_beta", ("no",)),
@@ -87,6 +87,7 @@ SUPPORT: tuple[Support, ...] = (
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
     Support("instance_margin", "reference"),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
+    Support("instance_margin", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),

@@ -21,14 +21,20 @@ from triton.compiler import ASTSource
 
 from ._triton_rows import Config
 from .contrastive.triton_backward import backward_kernel
-from .contrastive.triton_configs import TABLE
+from .contrastive.triton_configs import HARDEST, SEARCH, SECOND, TABLE
 from .contrastive.triton_forward import forward_kernel
+from .contrastive.triton_search_kernels import cut_kernel, hardest_kernel
+from .contrastive.triton_second import own_kernel, spread_kernel
 from .similarity import triton_configs as similarity_configs
 from .similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 
 KERNELS = {
     "forward": forward_kernel,
     "backward": backward_kernel,
+    "own": own_kernel,
+    "spread": spread_kernel,
+    "cut": cut_kernel,
+    "hardest": hardest_kernel,
     "similarity": similarity_kernel,
     "similarity_backward": similarity_backward_kernel,
     "topk": topk_kernel,
@@ -50,6 +56,7 @@ _RULES = {
 _PLAIN_DOTS = {"NORMALIZE": False, "UNIT": False, "BOUNDED": False, "THRESHOLD": 1, "TREATMENT": "eliminate"}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
+_DEAREST = {**_SELF, **_RULES, "LEVELS": 2, "SLOPE": True}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
 # (kernel, whether rules or an offset per row are compiled in, what it computes) -> flags: the plain forms, and with
 # everything the dearest ones.
@@ -65,6 +72,13 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("backward", "rules", "self"): {**_SELF, **_RULES, "SIDES": "both"},
     ("backward", "rules", "self, attract"): {**_SELF, **_RULES, "SIDES": "both", "TREATMENT": "attract"},
     ("backward", "rules", "candidates, index"): {**_INDEX, **_RULES, "SIDES": "other"},
+    ("forward", "rules", "self, inside"): {**_DEAREST, "FORM": "inside"},
+    ("backward", "rules", "self, own inside"): {**_DEAREST, "SIDES": "both", "FORM": "own inside"},
+    ("backward", "rules", "self, spread"): {**_DEAREST, "SIDES": "both", "FORM": "spread"},
+    ("own", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
+    ("spread", "rules", "self"): {**_DEAREST, "FORM": "spread"},
+    **{("cut", "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k} for k, _ in SEARCH},
+    ("hardest", "plain", "index"): {"index": True},
     ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
     ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
     ("similarity_backward", "plain", "of b"): {"ON_DEVICE": True, "grad_own_stride": 1},
@@ -98,12 +112,21 @@ class Resources(NamedTuple):
 
 
 def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
-    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped."""
+    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped, of other forms at some widths."""
     for (kernel, masks, width, dtype), shapes in TABLE.items():
         for shape in dict.fromkeys(shapes):
             for of_kernel, of_masks, variant in VARIANTS:
-                if (of_kernel, of_masks) == (kernel, masks):
+                some = "FORM" in VARIANTS[of_kernel, of_masks, variant] and width != 128
+                if (of_kernel, of_masks) == (kernel, masks) and not some:
                     yield kernel, masks, variant, width, dtype, shape
+    for (width, dtype), shape in SECOND.items():
+        yield "spread", "rules", "self", width, dtype, shape
+        if width == 128:
+            yield "own", "rules", "inside", width, dtype, shape
+    for (k, dtype), shape in SEARCH.items():
+        yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
+    for dtype, shape in HARDEST.items():
+        yield "hardest", "plain", "index", 128, dtype, shape
     for dtype, shape in similarity_configs.FORWARD.items():
         yield "similarity", "plain", "temperature on the device", 128, dtype, shape
     for (width, dtype), shape in similarity_configs.BACKWARD.items():
@@ -185,7 +208,7 @@ def _signature(
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
         elif name in ("weight", "spread"):
             types[name] = "fp32"
-        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials"):
+        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials", "cuts"):
             types[name] = "*fp32"
         else:
             types[name] = "i32"

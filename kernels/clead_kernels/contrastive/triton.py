@@ -20,9 +20,11 @@ from torch import Tensor
 from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
 from .form import Form
 from .pairs import Pairs
+from .triton_arguments import form_of, threshold_of, treatment_of
 from .triton_backward import backward_kernel, prepare_kernel
-from .triton_configs import config
+from .triton_configs import SECOND, config
 from .triton_forward import forward_kernel
+from .triton_search import find_cuts
 from .triton_second import own_kernel, spread_kernel
 
 STATISTICS = 13
@@ -35,7 +37,7 @@ _ROWS = 32  # of a program that prepares anchors
 def forward(
     anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of each row [M], number of positives int64 [M], statistics [13, M]; arguments as in ``reference.forward``."""
+    """Loss of each row [M], number of positives int64 [M], statistics [13, M]; see ``reference.forward``."""
     a, b = _contiguous(anchors, candidates)
     (rows, width), columns = a.shape, b.shape[0]
     loss = a.new_empty(rows, dtype=torch.float32)
@@ -43,12 +45,15 @@ def forward(
     statistics = a.new_empty((STATISTICS, rows), dtype=torch.float32)
     if rows == 0:
         return loss, count, statistics
-    rule = _Rule(a, b, pairs, form, temperature, normalize)
+    rule = _Rule(a, b, pairs, form, temperature, normalize, statistics[12])
     with on_device(a):
         anchor_norms = candidate_norms = None
         if rule.cosines:
             anchor_norms = inverse_norms(a)
             candidate_norms = anchor_norms if b is a else inverse_norms(b)
+            if pairs.topk:
+                positives = (pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups)
+                find_cuts(a, b, anchor_norms, candidate_norms, pairs, rule.self_index, positives, statistics[12])
         shape = config("forward", rule.masks, width, a.dtype, rows, a.device)
         grid = (-(-rows // shape.block_m),)
         arguments = (
@@ -57,12 +62,15 @@ def forward(
             rule.candidate_groups, rule.threshold, rule.threshold_stride, rule.clusters, rule.candidate_clusters,
             pairs.weight,
         )  # fmt: skip
-        flags = {**_launch(shape, a.shape[1]), "SLOPE": rule.on_device, **rule.flags}
-        forward_kernel[grid](*arguments, loss, count, statistics, **flags)
-        if rule.form == "spread":
-            spread_kernel[grid](*arguments, form.spread, loss, statistics, **flags)
-        elif rule.form in ("own", "own inside"):
-            own_kernel[grid](*arguments, loss, statistics, **flags)
+        flags = {"SLOPE": rule.on_device, **rule.flags}
+        forward_kernel[grid](*arguments, loss, count, statistics, **_launch(shape, width), **flags)
+        if rule.form in ("own", "own inside", "spread"):
+            shape = SECOND[max(padded_width(width), 64), str(a.dtype).removeprefix("torch.")]
+            grid, flags = (-(-rows // shape.block_m),), {**_launch(shape, width), **flags}
+            if rule.form == "spread":
+                spread_kernel[grid](*arguments, form.spread, loss, statistics, **flags)
+            else:
+                own_kernel[grid](*arguments, loss, statistics, **flags)
     return loss, count, statistics
 
 
@@ -92,7 +100,7 @@ def backward(
         return grad_anchors, grad_candidates, grad_temperature
     if a.shape[0] == 0:
         return grad_anchors, grad_candidates.zero_(), grad_temperature
-    rule = _Rule(a, b, pairs, form, temperature, normalize)
+    rule = _Rule(a, b, pairs, form, temperature, normalize, statistics[12])
     with on_device(a):
         prepared = _prepare(a, b, grad_loss, statistics, rule)
         if candidates is not None:
@@ -114,10 +122,8 @@ class _Rule:
     """One call's rules as the kernels take them: tensors on the device, or None, and compile-time flags."""
 
     def __init__(
-        self, a: Tensor, b: Tensor, pairs: Pairs, form: Form, temperature: Tensor | float, normalize: bool
+        self, a: Tensor, b: Tensor, pairs: Pairs, form: Form, temperature: Tensor | float, normalize: bool, cuts: Tensor
     ) -> None:
-        if pairs.topk:
-            raise NotImplementedError("the Triton kernels have no topk rule for false negatives")
         if a.shape[1] > MAX_WIDTH:
             raise NotImplementedError(f"the Triton kernels take rows of up to {MAX_WIDTH} values, got {a.shape[1]}")
         if isinstance(temperature, Tensor) and a.is_cuda and not temperature.is_cuda:
@@ -129,7 +135,7 @@ class _Rule:
         self.groups = _vector(pairs.groups)
         self.candidate_groups = self.groups if pairs.candidate_groups is None else _vector(pairs.candidate_groups)
         self.clusters, self.candidate_clusters = _vector(pairs.clusters), _vector(pairs.candidate_clusters)
-        self.threshold, self.threshold_stride, kind = _threshold(a, pairs)
+        self.threshold, self.threshold_stride, kind = (cuts, 1, 2) if pairs.topk else threshold_of(a, pairs)
         self.cosines = normalize or kind != 0
         # T = G + G^T needs positives that are positives of each other; front doors without candidates give groups.
         self.symmetric = (
@@ -143,9 +149,9 @@ class _Rule:
             and (self.clusters is None or _same(self.clusters, self.candidate_clusters))
         )
         offset, index = pairs.positive_offset >= 0, self.positive_index is not None
-        treatment = _treatment(pairs) if kind != 0 or self.clusters is not None else "none"
+        treatment = treatment_of(pairs) if kind != 0 or self.clusters is not None else "none"
         several = self.groups is not None or (offset and index) or treatment == "attract"
-        self.form = _form(form, several)
+        self.form = form_of(form, several)
         self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND and self.form != "spread"
         self.masks = "plain" if self.bounded and treatment == "none" and self.form == "plain" else "rules"
         self.flags: dict[str, Any] = {
@@ -207,8 +213,8 @@ def _gradient(
     shape = config("backward", rule.masks, out.shape[1], out.dtype, rows, out.device)
     backward_kernel[(-(-rows // shape.block_m),)](
         own, other, *norms, rule.sharpness, rows, other.shape[0], own.stride(0), other.stride(0), pairs.self_offset,
-        rule.self_index, pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride, *clusters,
-        pairs.weight, statistics, coefficients, out,
+        rule.self_index, pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride,
+        *clusters, pairs.weight, statistics, coefficients, out,
         **_launch(shape, out.shape[1]), SIDES=sides, **rule.flags,
     )  # fmt: skip
 
@@ -221,30 +227,6 @@ def _launch(shape: Config, width: int) -> dict[str, int]:
         "num_warps": shape.warps,
         "num_stages": shape.stages,
     }
-
-
-def _threshold(a: Tensor, pairs: Pairs) -> tuple[Tensor | float, int, int]:
-    """(threshold, its stride, 0 none | 1 a number | 2 a tensor)."""
-    if pairs.row_threshold is not None:
-        cut = pairs.row_threshold.to(a.device, torch.float32)
-        return cut, cut.stride(0) if cut.ndim else 0, 2
-    return (0.0, 0, 0) if pairs.threshold is None else (float(pairs.threshold), 0, 1)
-
-
-def _form(form: Form, several: bool) -> str:
-    """The word for it in the kernels; with at most one positive in a row, some forms are others."""
-    if form.spread:
-        return "spread"
-    inside = form.positives_reduction == "inside" and several
-    if form.denominator == "negatives":
-        return "negatives inside" if inside else "negatives"
-    if form.denominator == "own_positive" and several:
-        return "own inside" if inside else "own"
-    return "inside" if inside else "plain"
-
-
-def _treatment(pairs: Pairs) -> str:
-    return "eliminate" if pairs.treatment == "weight" and pairs.weight == 0.0 else pairs.treatment
 
 
 def _contiguous(anchors: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:

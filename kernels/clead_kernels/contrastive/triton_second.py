@@ -23,8 +23,8 @@ def own_kernel(
 ):  # fmt: skip
     """The forms "own" and "own inside": the positives once more, now that the sum N of the negatives is known.
 
-    With t = e^x / N of a positive, the mean of log(1 + 1 / t), or inside -log mean t / (1 + t). There t is divided by its
-    largest value where that is below 1, so that the sum does not vanish: ``shift`` is the logarithm of that value.
+    With t = e^x / N of a positive, the mean of log(1 + 1 / t), or inside -log mean t / (1 + t). There t is divided by
+    its largest value where that is below 1, so that the sum does not vanish: ``shift`` is the logarithm of that value.
     """
     anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = anchor < rows
@@ -33,7 +33,7 @@ def own_kernel(
         anchors, anchor_norms, anchor, rows, anchor_stride, self_index, positive_index, groups, threshold,
         threshold_stride, clusters, D, BLOCK_D, BLOCK_K, UNIT, THRESHOLD,
     )  # fmt: skip
-    negative_offset, negative_sum, positive_offset_, positive_sum, mean, of_negatives, _ = load_sums(
+    negative_offset, negative_sum, positive_offset_, _sum, mean, of_negatives, _moment = load_sums(
         statistics, anchor, rows
     )
     number = tl.load(statistics + 4 * rows + anchor, mask=there, other=0.0)
