@@ -69,7 +69,7 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
 # (padded width, dtype): of the second pass that some forms need; it holds more sums of a row than the first.
 SECOND: dict[tuple[int, str], Config] = {
     **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
-    **{(512, dtype): Config(32, 32, 512, 8, 2) for dtype in ("bfloat16", "float16")},
+    **{(512, dtype): Config(32, 32, 512, 4, 2) for dtype in ("bfloat16", "float16")},
     **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 128, 256, 512)},
 }
 
@@ -86,7 +86,7 @@ SEARCH: dict[tuple[int, str], Config] = {
     (256, "float16"): Config(16, 256, 64, 8, 2),
     (16, "float32"): Config(16, 64, 16, 4, 2),
     (64, "float32"): Config(16, 64, 16, 4, 2),
-    (256, "float32"): Config(16, 256, 16, 8, 2),
+    (256, "float32"): Config(16, 256, 16, 8, 1),
 }
 
 # Of the search for the most similar candidate.
