@@ -28,14 +28,11 @@ _REFERENCE_ONLY = (
     ("metric", ("cosine",)),
 )
 _TRITON_RULES = (
-    ("topk", ("no",)),
-    ("self_index", ("no",)),
+    ("topk", ("no", "up to 255")),
     ("width", ("up to 512",)),
-    ("denominator", ("all",)),
-    ("positives_reduction", ("mean",)),
-    ("spread", ("no",)),
-    ("levels", ("one",)),
-    *_REFERENCE_ONLY,
+    ("debias", ("no",)),
+    ("hard_negative_beta", ("no",)),
+    ("metric", ("cosine",)),
 )
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
@@ -83,6 +80,7 @@ SUPPORT: tuple[Support, ...] = (
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
     Support("instance_margin", "reference"),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
+    Support("instance_margin", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),

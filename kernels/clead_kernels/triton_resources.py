@@ -21,8 +21,10 @@ from triton.compiler import ASTSource
 
 from ._triton_rows import Config
 from .contrastive.triton_backward import backward_kernel
-from .contrastive.triton_configs import TABLE
+from .contrastive.triton_configs import HARDEST, SEARCH, SECOND, TABLE
 from .contrastive.triton_forward import forward_kernel
+from .contrastive.triton_search_kernels import cut_kernel, hardest_kernel
+from .contrastive.triton_second import own_kernel, spread_kernel
 from .contrastive.triton_small_backward import small_backward_kernel
 from .contrastive.triton_small_configs import TABLE as SMALL_TABLE
 from .contrastive.triton_small_forward import small_forward_kernel
@@ -34,6 +36,10 @@ KERNELS = {
     "backward": backward_kernel,
     "small_forward": small_forward_kernel,
     "small_backward": small_backward_kernel,
+    "own": own_kernel,
+    "spread": spread_kernel,
+    "cut": cut_kernel,
+    "hardest": hardest_kernel,
     "similarity": similarity_kernel,
     "similarity_backward": similarity_backward_kernel,
     "topk": topk_kernel,
@@ -55,6 +61,7 @@ _RULES = {
 _PLAIN_DOTS = {"NORMALIZE": False, "UNIT": False, "BOUNDED": False, "THRESHOLD": 1, "TREATMENT": "eliminate"}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
+_DEAREST = {**_SELF, **_RULES, "LEVELS": 2, "SLOPE": True}
 _INDEX = {"SELF": False, "OFFSET": False, "MULTIPLE": False, "index": True}
 _ONCE = {"SETS": "one", "REDUCTION": "mean", "SUM_POSITIVES": False}
 _VIEWS = {**_ONCE, "SELF": True, "POSITIVES": "place", "MULTIPLE": False}
@@ -80,6 +87,13 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("small_backward", "plain", "both sets"): {**_PLACES, "grad_candidates": True},
     ("small_backward", "rules", "labels"): {**_LABELS, **_RULES, "TREATMENT": "attract", "grad_temperature": True},
     ("small_backward", "rules", "both sets"): {**_PLACES, **_RULES, "grad_candidates": True, "REDUCTION": "none"},
+    ("forward", "rules", "self, inside"): {**_DEAREST, "FORM": "inside"},
+    ("backward", "rules", "self, own inside"): {**_DEAREST, "SIDES": "both", "FORM": "own inside"},
+    ("backward", "rules", "self, spread"): {**_DEAREST, "SIDES": "both", "FORM": "spread"},
+    ("own", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
+    ("spread", "rules", "self"): {**_DEAREST, "FORM": "spread"},
+    **{("cut", "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k} for k, _ in SEARCH},
+    ("hardest", "plain", "index"): {"index": True},
     ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
     ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
     ("similarity_backward", "plain", "of b"): {"ON_DEVICE": True, "grad_own_stride": 1},
@@ -113,13 +127,22 @@ class Resources(NamedTuple):
 
 
 def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
-    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped."""
+    """(kernel, masks, variant, padded width, dtype, shape) of everything shipped, of other forms at some widths."""
     small = {("small_" + key[0], *key[1:]): shapes for key, shapes in SMALL_TABLE.items()}
     for (kernel, masks, width, dtype), shapes in (TABLE | small).items():
         for shape in dict.fromkeys(shapes):
             for of_kernel, of_masks, variant in VARIANTS:
-                if (of_kernel, of_masks) == (kernel, masks):
+                some = "FORM" in VARIANTS[of_kernel, of_masks, variant] and width != 128
+                if (of_kernel, of_masks) == (kernel, masks) and not some:
                     yield kernel, masks, variant, width, dtype, shape
+    for (width, dtype), shape in SECOND.items():
+        yield "spread", "rules", "self", width, dtype, shape
+        if width == 128:
+            yield "own", "rules", "inside", width, dtype, shape
+    for (k, dtype), shape in SEARCH.items():
+        yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
+    for dtype, shape in HARDEST.items():
+        yield "hardest", "plain", "index", 128, dtype, shape
     for dtype, shape in similarity_configs.FORWARD.items():
         yield "similarity", "plain", "temperature on the device", 128, dtype, shape
     for (width, dtype), shape in similarity_configs.BACKWARD.items():
@@ -172,11 +195,14 @@ def _signature(
     flags |= {
         "ALL_RULES": False,
         "TREATMENT": "none",
+        "LEVELS": 1,
+        "EACH": False,
+        "FORM": "plain",
         "D": width,
         "BLOCK_D": width,
         "PRECISION": "tf32" if dtype == "float16" else "ieee",
     } | variant
-    absent = {"positive_index": "index", "groups": "groups", "clusters": "clusters"}
+    absent = {"self_index": "self_index", "positive_index": "index", "groups": "groups", "clusters": "clusters"}
     absent |= {name: name for name in ("row_weights", "grad_candidates", "grad_temperature")}
     rows = (
         "anchors",
@@ -217,9 +243,9 @@ def _signature(
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
-        elif name in ("weight", "share"):
+        elif name in ("weight", "share", "spread"):
             types[name] = "fp32"
-        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials"):
+        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials", "cuts"):
             types[name] = "*fp32"
         else:
             types[name] = "i32"

@@ -56,7 +56,8 @@ def instance_margin(
         raise ValueError(f"candidates must have at least as many rows as anchors ({rows}), got {columns}")
     else:
         positives = torch.arange(rows, device=anchors.device)
-    chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype)
+    width = "up to 512" if anchors.shape[1] <= 512 else "above 512"
+    chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, width=width)
     arguments.check_flag("normalize", normalize)
     scale = arguments.split_temperature(temperature, anchors.device)
     margin: Tensor = _forward_op(anchors, candidates, *scale, normalize, positives, chosen)[0]
@@ -87,9 +88,13 @@ def _forward(
         index = torch.where(known, positives, 0)
         if impl == "native":
             torch.ops.clead.instance_margin_native_.default(anchors, candidates, normalize, index, hardest)
-            hardest.clamp_(min=0)  # only NaN is no largest similarity
+        elif impl == "triton":
+            from .triton_search import find_hardest  # not at the top: Triton need not be installed
+
+            find_hardest(anchors, candidates, normalize, index, hardest)
         else:
             _find_hardest(a, b, index, hardest)
+        hardest.clamp_(min=0)  # only NaN is no largest similarity
         margin = (a * (b[hardest] - b[index])).sum(1) / _temperature(temperature_tensor, temperature, a)
         return torch.where(known, margin, 0.0), torch.where(known, hardest, -1)
 

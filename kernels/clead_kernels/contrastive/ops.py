@@ -19,15 +19,13 @@ from . import form, native, pairs, reference
 def _triton_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from . import triton  # not at the top: Triton need not be installed
 
-    *rest, _ = arguments  # dispatch gives it the plain form only
-    return triton.forward(*rest)
+    return triton.forward(*arguments)
 
 
 def _triton_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from . import triton
 
-    *rest, _, needs = arguments
-    return triton.backward(*(*rest, needs))
+    return triton.backward(*arguments)
 
 
 _FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
@@ -41,7 +39,7 @@ _BACKWARD: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
     "triton": _triton_backward,
 }
 # n and p of the reference come first; an implementation may keep more for its own backward.
-_STATISTICS = {"reference": 2, "native": native.STATISTICS, "triton": 6}
+_STATISTICS = {"reference": 2, "native": native.STATISTICS, "triton": 13}
 
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, Tensor? temperature_tensor, float temperature, bool normalize, str impl, "

@@ -122,7 +122,7 @@ class Pairs(NamedTuple):
         """What these pairs of rows of ``width`` dimensions ask of an implementation, as ``dispatch.resolve`` has it."""
         several = self.clusters is not None and self.clusters.ndim == 2
         return {
-            "topk": "yes" if self.topk else "no",
+            "topk": "no" if not self.topk else "up to 255" if self.topk <= 255 else "above 255",
             "self_index": "no" if self.self_index is None else "yes",
             "levels": "several" if several else "one",
             "treatment": self.treatment,

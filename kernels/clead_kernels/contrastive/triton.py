@@ -5,7 +5,8 @@ set of rows that meets itself needs one pass, which makes G + G^T from each dot 
 in an order that could change, nothing waits for the device.
 
 The statistics are the reference's n and p, and below them what would cost the backward another pass over all pairs:
-the denominator and its offset, the number of positives, and the row's part of the temperature's gradient.
+the denominator and its offset, the number of positives, the row's part of the temperature's gradient, and what forms
+other than the plain one keep (``triton_forms``).
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import torch
 from torch import Tensor
 
 from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
+from .form import Form
 from .pairs import Pairs
+from .triton_arguments import form_of, threshold_of, treatment_of
 from .triton_backward import backward_kernel, prepare_kernel
-from .triton_configs import config
+from .triton_configs import SECOND, config
 from .triton_forward import forward_kernel
+from .triton_search import find_cuts
+from .triton_second import own_kernel, spread_kernel
 
-STATISTICS = 6
+STATISTICS = 13
 """Rows of the statistics."""
 
 _BOUND = 58.0  # exp2 of -2 * sharpness, and 2 ** 10 times the inverse of it, are normal float32 numbers
@@ -30,9 +35,9 @@ _ROWS = 32  # of a program that prepares anchors
 
 
 def forward(
-    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs
+    anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of each row [M], number of positives int64 [M], statistics [6, M]; arguments as in ``reference.forward``."""
+    """Loss of each row [M], number of positives int64 [M], statistics [13, M]; see ``reference.forward``."""
     a, b = _contiguous(anchors, candidates)
     (rows, width), columns = a.shape, b.shape[0]
     loss = a.new_empty(rows, dtype=torch.float32)
@@ -40,20 +45,32 @@ def forward(
     statistics = a.new_empty((STATISTICS, rows), dtype=torch.float32)
     if rows == 0:
         return loss, count, statistics
-    rule = _Rule(a, b, pairs, temperature, normalize)
+    rule = _Rule(a, b, pairs, form, temperature, normalize, statistics[12])
     with on_device(a):
         anchor_norms = candidate_norms = None
         if rule.cosines:
             anchor_norms = inverse_norms(a)
             candidate_norms = anchor_norms if b is a else inverse_norms(b)
+            if pairs.topk:
+                positives = (pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups)
+                find_cuts(a, b, anchor_norms, candidate_norms, pairs, rule.self_index, positives, statistics[12])
         shape = config("forward", rule.masks, width, a.dtype, rows, a.device)
-        forward_kernel[(-(-rows // shape.block_m),)](
+        grid = (-(-rows // shape.block_m),)
+        arguments = (
             a, b, anchor_norms, candidate_norms, rule.sharpness, rows, columns, a.stride(0), b.stride(0),
-            pairs.self_offset, pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups,
-            rule.threshold, rule.threshold_stride, rule.clusters, rule.candidate_clusters, pairs.weight,
-            loss, count, statistics,
-            **_launch(shape, a.shape[1]), SLOPE=rule.on_device, **rule.flags,
+            pairs.self_offset, rule.self_index, pairs.positive_offset, rule.positive_index, rule.groups,
+            rule.candidate_groups, rule.threshold, rule.threshold_stride, rule.clusters, rule.candidate_clusters,
+            pairs.weight,
         )  # fmt: skip
+        flags = {"SLOPE": rule.on_device, **rule.flags}
+        forward_kernel[grid](*arguments, loss, count, statistics, **_launch(shape, width), **flags)
+        if rule.form in ("own", "own inside", "spread"):
+            shape = SECOND[max(padded_width(width), 64), str(a.dtype).removeprefix("torch.")]
+            grid, flags = (-(-rows // shape.block_m),), {**_launch(shape, width), **flags}
+            if rule.form == "spread":
+                spread_kernel[grid](*arguments, form.spread, loss, statistics, **flags)
+            else:
+                own_kernel[grid](*arguments, loss, statistics, **flags)
     return loss, count, statistics
 
 
@@ -65,6 +82,7 @@ def backward(
     temperature: Tensor | float,
     normalize: bool,
     pairs: Pairs,
+    form: Form,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients w.r.t. anchors, candidates and temperature; empty where ``needs`` says no."""
@@ -82,7 +100,7 @@ def backward(
         return grad_anchors, grad_candidates, grad_temperature
     if a.shape[0] == 0:
         return grad_anchors, grad_candidates.zero_(), grad_temperature
-    rule = _Rule(a, b, pairs, temperature, normalize)
+    rule = _Rule(a, b, pairs, form, temperature, normalize, statistics[12])
     with on_device(a):
         prepared = _prepare(a, b, grad_loss, statistics, rule)
         if candidates is not None:
@@ -103,9 +121,9 @@ def backward(
 class _Rule:
     """One call's rules as the kernels take them: tensors on the device, or None, and compile-time flags."""
 
-    def __init__(self, a: Tensor, b: Tensor, pairs: Pairs, temperature: Tensor | float, normalize: bool) -> None:
-        if pairs.topk:
-            raise NotImplementedError("the Triton kernels have no topk rule for false negatives")
+    def __init__(
+        self, a: Tensor, b: Tensor, pairs: Pairs, form: Form, temperature: Tensor | float, normalize: bool, cuts: Tensor
+    ) -> None:
         if a.shape[1] > MAX_WIDTH:
             raise NotImplementedError(f"the Triton kernels take rows of up to {MAX_WIDTH} values, got {a.shape[1]}")
         if isinstance(temperature, Tensor) and a.is_cuda and not temperature.is_cuda:
@@ -113,11 +131,11 @@ class _Rule:
         else:
             self.sharpness = temperature if isinstance(temperature, Tensor) else math.log2(math.e) / temperature
         self.on_device = isinstance(self.sharpness, Tensor)
-        self.positive_index = _vector(pairs.positive_index)
+        self.self_index, self.positive_index = _vector(pairs.self_index), _vector(pairs.positive_index)
         self.groups = _vector(pairs.groups)
         self.candidate_groups = self.groups if pairs.candidate_groups is None else _vector(pairs.candidate_groups)
         self.clusters, self.candidate_clusters = _vector(pairs.clusters), _vector(pairs.candidate_clusters)
-        self.threshold, self.threshold_stride, kind = _threshold(a, pairs)
+        self.threshold, self.threshold_stride, kind = (cuts, 1, 2) if pairs.topk else threshold_of(a, pairs)
         self.cosines = normalize or kind != 0
         # T = G + G^T needs positives that are positives of each other; front doors without candidates give groups.
         self.symmetric = (
@@ -125,14 +143,17 @@ class _Rule:
             and self.groups is not None
             and self.candidate_groups is self.groups
             and self.positive_index is None
+            and self.self_index is None
             and pairs.positive_offset < 0
             and pairs.self_offset <= 0
             and (self.clusters is None or _same(self.clusters, self.candidate_clusters))
         )
         offset, index = pairs.positive_offset >= 0, self.positive_index is not None
-        self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND
-        treatment = _treatment(pairs) if kind != 0 or self.clusters is not None else "none"
-        self.masks = "plain" if self.bounded and treatment == "none" else "rules"
+        treatment = treatment_of(pairs) if kind != 0 or self.clusters is not None else "none"
+        several = self.groups is not None or (offset and index) or treatment == "attract"
+        self.form = form_of(form, several)
+        self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND and self.form != "spread"
+        self.masks = "plain" if self.bounded and treatment == "none" and self.form == "plain" else "rules"
         self.flags: dict[str, Any] = {
             "D": a.shape[1],
             "BLOCK_D": padded_width(a.shape[1]),
@@ -142,10 +163,13 @@ class _Rule:
             "BOUNDED": self.bounded,
             "SELF": pairs.self_offset >= 0,
             "OFFSET": offset,
-            "MULTIPLE": self.groups is not None or (offset and index) or treatment == "attract",
+            "MULTIPLE": several,
             "THRESHOLD": kind,
             "ALL_RULES": pairs.all_rules,
             "TREATMENT": treatment,
+            "LEVELS": 1 if self.clusters is None or self.clusters.ndim == 1 else self.clusters.shape[0],
+            "EACH": pairs.each_level,
+            "FORM": self.form,
             "PRECISION": precision(a.dtype),
         }
 
@@ -155,11 +179,11 @@ def _prepare(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The anchors' coefficients [3, M] and both sides' inverse norms."""
     rows = a.shape[0]
-    coefficients = statistics.new_empty((3, rows))
+    coefficients = statistics.new_empty((3 if rule.form == "plain" else 5, rows))
     anchor_norms = statistics.new_empty(rows) if rule.cosines else None
     prepare_kernel[(-(-rows // _ROWS),)](
         a, anchor_norms, statistics, grad_loss, coefficients, rows, a.stride(0), grad_loss.stride(0),
-        D=rule.flags["D"], BLOCK_D=rule.flags["BLOCK_D"], BLOCK_M=_ROWS,
+        D=rule.flags["D"], BLOCK_D=rule.flags["BLOCK_D"], BLOCK_M=_ROWS, FORM=rule.form,
     )  # fmt: skip
     candidate_norms = anchor_norms if b is a or not rule.cosines else inverse_norms(b)
     return coefficients, anchor_norms, candidate_norms
@@ -189,8 +213,8 @@ def _gradient(
     shape = config("backward", rule.masks, out.shape[1], out.dtype, rows, out.device)
     backward_kernel[(-(-rows // shape.block_m),)](
         own, other, *norms, rule.sharpness, rows, other.shape[0], own.stride(0), other.stride(0), pairs.self_offset,
-        pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride, *clusters,
-        pairs.weight, statistics, coefficients, out,
+        rule.self_index, pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride,
+        *clusters, pairs.weight, statistics, coefficients, out,
         **_launch(shape, out.shape[1]), SIDES=sides, **rule.flags,
     )  # fmt: skip
 
@@ -203,18 +227,6 @@ def _launch(shape: Config, width: int) -> dict[str, int]:
         "num_warps": shape.warps,
         "num_stages": shape.stages,
     }
-
-
-def _threshold(a: Tensor, pairs: Pairs) -> tuple[Tensor | float, int, int]:
-    """(threshold, its stride, 0 none | 1 a number | 2 a tensor)."""
-    if pairs.row_threshold is not None:
-        cut = pairs.row_threshold.to(a.device, torch.float32)
-        return cut, cut.stride(0) if cut.ndim else 0, 2
-    return (0.0, 0, 0) if pairs.threshold is None else (float(pairs.threshold), 0, 1)
-
-
-def _treatment(pairs: Pairs) -> str:
-    return "eliminate" if pairs.treatment == "weight" and pairs.weight == 0.0 else pairs.treatment
 
 
 def _contiguous(anchors: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,32 +6,40 @@ import triton
 import triton.language as tl
 
 from .._triton_rows import TINY, dots, inverse_norm, load_rows, squared_norm
+from .triton_forms import form_gradient, load_form, scale_form
 from .triton_pairs import LN2, LOG2E, false_negatives, relation, sharpness_of
+from .triton_tiles import common_cluster, without_itself
 
 
 @triton.jit
 def prepare_kernel(
     anchors, norms, statistics, grad_loss, coefficients, rows, stride, grad_stride,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
-    """What the backward needs of each anchor: its inverse norm, and ``coefficients`` [3, M] (see ``load_side``)."""
+    """What the backward needs of each anchor: its inverse norm, and ``coefficients`` [5, M].
+
+    See ``load_side`` for the first three, which the plain form has, and ``load_form`` for the others.
+    """
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = index < rows
     if norms is not None:
         tl.store(norms + index, inverse_norm(load_rows(anchors, index, rows, stride, D, 0, BLOCK_D)), mask=there)
     g = tl.load(grad_loss + index.to(tl.int64) * grad_stride, mask=there, other=0.0)
-    n = tl.load(statistics + index, mask=there, other=0.0)
-    p = tl.load(statistics + rows + index, mask=there, other=0.0)
-    total = tl.load(statistics + 3 * rows + index, mask=there, other=1.0)
-    number = tl.load(statistics + 4 * rows + index, mask=there, other=0.0)
-    counts = number > 0.0
-    alpha = tl.where(counts, g / total, 0.0)
-    # A single positive gets minus the mass of the negatives, not softmax - 1: nothing cancels.
-    mass = 1.0 / (1.0 + tl.exp2((p - n) * LOG2E))
-    rho = g * tl.where(number > 1.0, 1.0 / tl.maximum(number, 1.0), mass)
-    tl.store(coefficients + index, alpha, mask=there)
-    tl.store(coefficients + rows + index, tl.where(number > 1.0, alpha, 0.0), mask=there)
-    tl.store(coefficients + 2 * rows + index, tl.where(counts, rho, 0.0), mask=there)
+    if FORM == "plain":
+        n = tl.load(statistics + index, mask=there, other=0.0)
+        p = tl.load(statistics + rows + index, mask=there, other=0.0)
+        total = tl.load(statistics + 3 * rows + index, mask=there, other=1.0)
+        number = tl.load(statistics + 4 * rows + index, mask=there, other=0.0)
+        counts = number > 0.0
+        alpha = tl.where(counts, g / total, 0.0)
+        # A single positive gets minus the mass of the negatives, not softmax - 1: nothing cancels.
+        mass = 1.0 / (1.0 + tl.exp2((p - n) * LOG2E))
+        rho = g * tl.where(number > 1.0, 1.0 / tl.maximum(number, 1.0), mass)
+        tl.store(coefficients + index, alpha, mask=there)
+        tl.store(coefficients + rows + index, tl.where(number > 1.0, alpha, 0.0), mask=there)
+        tl.store(coefficients + 2 * rows + index, tl.where(counts, rho, 0.0), mask=there)
+    else:
+        scale_form(coefficients, statistics, index, rows, g, FORM)
 
 
 @triton.jit
@@ -89,12 +97,13 @@ def coefficients_of(
 @triton.jit
 def backward_kernel(
     own, other, own_norms, other_norms, sharpness, own_count, other_count, own_stride, other_stride,
-    self_offset, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride, own_clusters,
-    other_clusters, weight, statistics, coefficients, out,
+    self_offset, self_index, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride,
+    own_clusters, other_clusters, weight, statistics, coefficients, out,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
     OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
-    TREATMENT: tl.constexpr, SIDES: tl.constexpr, PRECISION: tl.constexpr,
+    TREATMENT: tl.constexpr, LEVELS: tl.constexpr, EACH: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of BLOCK_M own rows, over all other rows.
 
@@ -105,6 +114,7 @@ def backward_kernel(
     there = index < own_count
     k = sharpness_of(sharpness, ON_DEVICE)
     own_norm = 0.0
+    own_self = 0
     own_positive = 0
     own_group = 0
     own_cluster = 0
@@ -115,6 +125,8 @@ def backward_kernel(
         x = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D)
         if UNIT:
             x = x * own_norm
+    if self_index is not None and SIDES == "own":
+        own_self = tl.load(self_index + index, mask=there, other=-1)[:, None]
     if positive_index is not None and SIDES == "own":
         own_positive = tl.load(positive_index + index, mask=there, other=-1)[:, None]
     if own_groups is not None:
@@ -125,6 +137,8 @@ def backward_kernel(
         own_alpha, own_among, own_rho, own_offset, own_cut = load_side(
             coefficients, statistics, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
         )
+        if FORM != "plain":
+            own_row = load_form(coefficients, statistics, index[:, None], own_count, FORM)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     for start in range(0, other_count, BLOCK_N):
@@ -145,25 +159,35 @@ def backward_kernel(
             cosine = dot * (own_norm * other_norm[None, :])
             if NORMALIZE:
                 dot = cosine
+        other_self = 0
         other_positive = 0
         other_group = 0
         other_cluster = 0
+        if self_index is not None and SIDES == "other":
+            other_self = tl.load(self_index + column, mask=inside, other=-1)[None, :]
         if positive_index is not None and SIDES == "other":
             other_positive = tl.load(positive_index + column, mask=inside, other=-1)[None, :]
         if own_groups is not None:
             other_group = tl.load(other_groups + column, mask=inside, other=0)[None, :]
-        if own_clusters is not None:
+        cluster = own_cluster
+        if LEVELS > 1:
+            cluster = common_cluster(own_clusters, index, own_count, other_clusters, column, other_count, LEVELS, EACH)
+        elif own_clusters is not None:
             other_cluster = tl.load(other_clusters + column, mask=inside, other=-1)[None, :]
         if SIDES == "other":
             itself, positive = relation(
                 column[None, :], index[:, None], self_offset, positive_offset, other_positive, other_group, own_group,
                 SELF, OFFSET, positive_index is not None, own_groups is not None,
             )  # fmt: skip
+            if self_index is not None:
+                itself, positive = without_itself(itself, positive, other_self, index[:, None])
         else:
             itself, positive = relation(
                 index[:, None], column[None, :], self_offset, positive_offset, own_positive, own_group, other_group,
                 SELF, OFFSET, positive_index is not None, own_groups is not None,
             )  # fmt: skip
+            if self_index is not None:
+                itself, positive = without_itself(itself, positive, own_self, column[None, :])
 
         if SIDES != "own":
             alpha, among, rho, offset, cut = load_side(
@@ -172,26 +196,40 @@ def backward_kernel(
             false = positive
             if TREATMENT != "none":
                 false = (positive == 0) & false_negatives(
-                    cosine, cut[None, :], other_cluster, own_cluster, THRESHOLD != 0, own_clusters is not None,
+                    cosine, cut[None, :], other_cluster, cluster, THRESHOLD != 0, own_clusters is not None,
                     ALL_RULES,
                 )  # fmt: skip
-            e = exponential(dot, offset[None, :], k, BOUNDED)
-            factor, subtracted = coefficients_of(
-                positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
-            )
+            if FORM == "plain":
+                e = exponential(dot, offset[None, :], k, BOUNDED)
+                factor, subtracted = coefficients_of(
+                    positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
+                )
+            else:
+                row = load_form(coefficients, statistics, column[None, :], other_count, FORM)
+                grad = form_gradient(row, dot, positive, false, index[:, None], k, weight, BOUNDED, TREATMENT, FORM)
         if SIDES != "other":
             own_false = positive
             if TREATMENT != "none":
                 own_false = (positive == 0) & false_negatives(
-                    cosine, own_cut[:, None], own_cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
+                    cosine, own_cut[:, None], cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
                     ALL_RULES,
                 )  # fmt: skip
-            own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
-            own_factor, own_subtracted = coefficients_of(
-                positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
-                TREATMENT,
-            )  # fmt: skip
-        if SIDES == "own":
+            if FORM == "plain":
+                own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
+                own_factor, own_subtracted = coefficients_of(
+                    positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
+                    TREATMENT,
+                )  # fmt: skip
+            else:
+                own_grad = form_gradient(
+                    own_row, dot, positive, own_false, column[None, :], k, weight, BOUNDED, TREATMENT, FORM
+                )
+        if FORM != "plain":
+            if SIDES == "own":
+                grad = own_grad
+            elif SIDES == "both":
+                grad += own_grad
+        elif SIDES == "own":
             grad = own_e * own_factor - own_subtracted
         elif SIDES == "other":
             grad = e * factor - subtracted
@@ -199,7 +237,7 @@ def backward_kernel(
             grad = e * (factor + own_factor) - (subtracted + own_subtracted)
         else:
             grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
-        if SELF:
+        if SELF or self_index is not None:
             grad = tl.where(itself, 0.0, grad)
         if NORMALIZE and not UNIT:
             grad = grad * other_norm[None, :]
@@ -213,11 +251,11 @@ def backward_kernel(
 
     acc = acc * (k * LN2)
     if NORMALIZE:
-        row = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
-        grown = tl.sqrt_rn(squared_norm(row)) >= TINY
-        row = row * own_norm
-        radial = tl.sum(row * acc, axis=1)[:, None]
-        acc = tl.where(grown[:, None], own_norm * (acc - row * radial), 0.0)
+        raw = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
+        grown = tl.sqrt_rn(squared_norm(raw)) >= TINY
+        unit = raw * own_norm
+        radial = tl.sum(unit * acc, axis=1)[:, None]
+        acc = tl.where(grown[:, None], own_norm * (acc - unit * radial), 0.0)
     dims = tl.arange(0, BLOCK_D)
     pointers = out + index.to(tl.int64)[:, None] * D + dims[None, :]
     tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])

@@ -66,6 +66,36 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("backward", "rules", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
 }
 
+# (padded width, dtype): of the second pass that some forms need; it holds more sums of a row than the first.
+SECOND: dict[tuple[int, str], Config] = {
+    **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
+    **{(512, dtype): Config(32, 32, 512, 4, 2) for dtype in ("bfloat16", "float16")},
+    **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 128, 256, 512)},
+}
+
+MAX_TOPK = 255
+"""Largest k of the top-k rule: a program holds one more of each of its rows in registers."""
+
+# Of the search for cuts: (most cosines held of a row, dtype); a tile has at least as many, so that it can replace them.
+SEARCH: dict[tuple[int, str], Config] = {
+    (16, "bfloat16"): Config(16, 64, 64, 4, 2),
+    (64, "bfloat16"): Config(16, 64, 64, 4, 2),
+    (256, "bfloat16"): Config(16, 256, 64, 8, 2),
+    (16, "float16"): Config(16, 64, 64, 4, 2),
+    (64, "float16"): Config(16, 64, 64, 4, 2),
+    (256, "float16"): Config(16, 256, 64, 8, 2),
+    (16, "float32"): Config(16, 64, 16, 4, 2),
+    (64, "float32"): Config(16, 64, 16, 4, 2),
+    (256, "float32"): Config(16, 256, 16, 8, 1),
+}
+
+# Of the search for the most similar candidate.
+HARDEST: dict[str, Config] = {
+    "bfloat16": Config(32, 128, 64, 4, 3),
+    "float16": Config(32, 128, 64, 4, 3),
+    "float32": Config(32, 64, 16, 4, 2),
+}
+
 FEW_ANCHORS = 8192
 """Up to so many rows the small tile of the table is taken: large ones would leave processors without work."""
 
