@@ -425,3 +425,5 @@ class RunOptions:
     """One run per seed, each in its own folder."""
     sweep: str | None = None
     """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""
+    dry_run: bool = False
+    """Print the stages, their steps and about how long they take, from a few measured steps; write nothing."""

@@ -85,14 +85,14 @@ class Subject:
     branch: str
 
 
-def pretrain(session: Session, model: Model) -> None:
-    """Train encoder and heads with the method's loss."""
+def pretraining(session: Session, model: Model) -> Fit:
+    """Encoder and heads, to be trained with the method's loss."""
     config, train, other = session.config, session.splits.train, session.unlabeled
     if config.speed.channels_last:
         module: Any = model  # torch leaves this form of ``to`` untyped
         module.to(memory_format=torch.channels_last)
     computing = model.computing_in(config.speed.compute_dtype)
-    task = Fit(
+    return Fit(
         stage="pretrain",
         model=model,
         trained=model,
@@ -111,7 +111,11 @@ def pretrain(session: Session, model: Model) -> None:
         unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
         start_epoch=lambda epoch: session.method.start_epoch(model, train.batch, len(train), epoch),
     )
-    fit(task, session.folder, session.progress)
+
+
+def pretrain(session: Session, model: Model) -> None:
+    """Train encoder and heads."""
+    fit(pretraining(session, model), session.folder, session.progress)
 
 
 def fit_classifier(session: Session, stage: Stage) -> None:

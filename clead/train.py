@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clead import data, report
+from clead import data, dry_run, report
 from clead.augment import find_augmentation
 from clead.callbacks import find_callback
 from clead.cli import Plan, config_values, default_recipe, plans, read_config
@@ -52,8 +52,21 @@ _SHARED_WITH_UNDEFENDED = (
 
 def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sources | None = None) -> RunFolder:
     """Do one run, its comparisons included; returns its folder, closed."""
-    config, sources = plan.config, sources or Sources()
     callbacks = [find_callback(name) for name in plan.callbacks]
+    session, model = prepare(plan, progress, label, sources or Sources())
+    with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
+        folder.observers += callbacks
+        _write_or_check_config(plan, folder)
+        session = replace(session, folder=folder)
+        _run_stages(session, model)
+        for name in plan.config.compare:
+            _compare(session, name)
+    return folder
+
+
+def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tuple[Session, Model]:
+    """Read and check everything a run needs, and initialise its model; nothing is written."""
+    config = plan.config
     method = find_method(plan.method)(config)
     _check_branches(plan, method)
     device = _device(config)
@@ -74,15 +87,9 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sour
     model = build_model(method, InputSpec.of(splits))
     _check_probes(plan, model)
     initialise(model, config.seed)
-    with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
-        folder.observers += callbacks
-        _write_or_check_config(plan, folder)
-        unlabeled = unlabeled and unlabeled.to(device)
-        session = Session(plan, label, method, sources, splits.to(device), unlabeled, folder, progress, device)
-        _run_stages(session, model)
-        for name in config.compare:
-            _compare(session, name)
-    return folder
+    unlabeled = unlabeled and unlabeled.to(device)
+    folder = RunFolder(plan.out)
+    return Session(plan, label, method, sources, splits.to(device), unlabeled, folder, progress, device), model
 
 
 def _allow_tf32(allowed: bool) -> None:
@@ -245,10 +252,14 @@ def main(argv: list[str]) -> None:
         if "--list" not in argv:
             report.emit(console, "", "python -m clead.train METHOD trains one; METHOD --help shows its settings.")
         return
-    todo = plans(argv)
+    todo, progress = plans(argv), Progress(console)
+    if "--dry-run" in argv:
+        for plan in todo:
+            session, model = prepare(plan, progress, "trained", Sources())
+            dry_run.show(session, model.to(session.device), console)
+        return
     for plan in todo:  # all of them before the first is trained
         RunFolder.check(plan.out, resume=plan.resume, overwrite=plan.overwrite)
-    progress = Progress(console)
     for plan in todo:
         run(plan, progress)
     show(todo, console)

@@ -124,7 +124,7 @@ def _train(training: Training, display: Stage, stop: list[int]) -> None:
     for epoch in range(training.first // per_epoch, task.epochs):
         if task.start_epoch is not None and training.first <= epoch * per_epoch:
             task.start_epoch(epoch)
-        for step, batch in _batches(task, epoch, training.first):
+        for step, batch in batches(task, epoch, training.first):
             _train_step(training, step, batch, display)
             if step + 1 == (epoch + 1) * per_epoch:
                 training.best.update(task, epoch + 1, training.watch)
@@ -164,8 +164,8 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     training.folder.log(stage=task.stage, **position, loss=shown, **beside, **terms_beside)
 
 
-def _batches(task: Fit, epoch: int, first: int) -> Iterator[tuple[int, Batch]]:
-    """The steps of an epoch from step ``first`` of the stage on: (step of the stage, batch)."""
+def batches(task: Fit, epoch: int, first: int) -> Iterator[tuple[int, Batch]]:
+    """The steps of an epoch from step ``first`` of the stage on: (step of the stage, batch); model in train mode."""
     total = task.epochs * task.steps_per_epoch
     task.model.eval()
     task.trained.train()
@@ -182,7 +182,7 @@ def _batches(task: Fit, epoch: int, first: int) -> Iterator[tuple[int, Batch]]:
 
 def _batch_of(task: Fit, step: int) -> Batch:
     """What step ``step`` of the stage sees, or saw."""
-    return next(_batches(task, step // task.steps_per_epoch, step))[1]
+    return next(batches(task, step // task.steps_per_epoch, step))[1]
 
 
 def _step(task: Fit, batch: Batch, training: Training, lr: float) -> dict[str, Tensor]:

@@ -110,14 +110,14 @@ def loss_of(
     head = model.heads["classifier"]
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
 
-    def on_features(batch: Batch) -> dict[str, Tensor]:
+    def of_features(batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
 
     trained = nn.ModuleList([model.encoder, head]) if task.with_encoder else head
-    return trained, on_features if _on_features(stage, config) else task.loss
+    return trained, of_features if on_features(stage, config) else task.loss
 
 
-def _on_features(stage: Stage, config: FinetuneConfig) -> bool:
+def on_features(stage: Stage, config: FinetuneConfig) -> bool:
     """Whether the encoder is frozen and sees the same images in every epoch: each is encoded once."""
     return stage == "linear_eval" and config.augment == "none"
 
@@ -166,7 +166,7 @@ def finetune(
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
     trained, loss = loss_of(model, stage, config, branch, impl)
     images: Callable[[Tensor], Tensor] = train.batch
-    if _on_features(stage, config):
+    if on_features(stage, config):
         images = encode(model, train, branch=branch).__getitem__
     fit(
         Fit(

@@ -1,0 +1,130 @@
+"""``python -m clead.train METHOD --dry-run``: what a run would do and about how long, from a few measured steps."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from clead import report
+from clead.config import Stage
+from clead.engine.loop import Fit, batches
+from clead.engine.optim import build_optimizer
+from clead.models import LinearHead, Model
+from clead.protocols.finetune import loss_of, on_features
+from clead.stages import Session, pretraining
+
+MEASURED = 20
+"""Steps of every stage that are measured, after one that is not; at most one epoch."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage would take.
+
+    Attributes:
+        epochs: passes over its data.
+        steps: optimiser steps in all.
+        step: seconds of one, the median.
+        epoch: seconds that its method spends before every epoch.
+    """
+
+    epochs: int
+    steps: int
+    step: float
+    epoch: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.steps * self.step + self.epochs * self.epoch
+
+
+def estimate(task: Fit) -> Estimate:
+    """Do the first steps of a stage; the model is changed by them."""
+    start = time.perf_counter()
+    if task.epochs and task.start_epoch is not None:
+        task.start_epoch(0)
+    epoch = time.perf_counter() - start
+    optimizer = build_optimizer([x for x in task.trained.parameters() if x.requires_grad], task.optimizer)
+    seconds = []
+    for _, batch in itertools.islice(batches(task, 0, 0), MEASURED + 1) if task.epochs else ():
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(task.loss(batch).values())).sum().backward()
+        optimizer.step()
+        if task.labels.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    step = statistics.median(seconds[1:] or seconds or [0.0])
+    return Estimate(task.epochs, task.epochs * task.steps_per_epoch, step, epoch)
+
+
+def show(session: Session, model: Model, console: Console) -> None:
+    """Print the stages of a run with their steps and times; writes nothing."""
+    plan, config, train = session.plan, session.config, session.splits.train
+    shape = "x".join(map(str, train.images.shape[1:]))
+    report.emit(
+        console,
+        f"{plan.out}: {plan.method}, recipe {plan.recipe}, on {session.device.type}",
+        f"{len(train):,} training images of {shape} from {config.data}, {session.splits.num_classes} classes",
+        f"{config.encoder.name} with {_count(model.encoder):,} parameters, its heads with {_count(model.heads):,}",
+    )
+    table = Table("stage", "epochs", "steps", "ms a step", "time", box=None, pad_edge=False)
+    total = 0.0
+    for stage in config.stages:
+        if stage == "evaluate":
+            table.add_row(stage, "", "", "", "not estimated")
+            continue
+        found = estimate(pretraining(session, model) if stage == "pretrain" else _classification(session, model, stage))
+        total += found.seconds
+        table.add_row(
+            stage, f"{found.epochs}", f"{found.steps:,}", f"{1000 * found.step:.1f}", _duration(found.seconds)
+        )
+    console.print(table)
+    compared = f" for each of the models compared with ({', '.join(config.compare)})" if config.compare else ""
+    again = f"; about as much again{compared}" if compared else ""
+    report.emit(console, f"about {_duration(total)} of training, from {MEASURED} steps of each stage{again}")
+
+
+def _classification(session: Session, model: Model, stage: Stage) -> Fit:
+    """What ``finetune`` would fit, on an encoder that is not trained yet."""
+    settings, splits = session.config.finetuning(stage), session.sources.of(session.config, stage)
+    train = splits.train.to(session.device)
+    model.heads["classifier"] = LinearHead(model.encoder.feature_dim, splits.num_classes).to(session.device)
+    trained, loss = loss_of(model, stage, settings, settings.branch or session.branch, session.config.impl)
+    images: Callable[[Tensor], Tensor] = train.batch
+    if on_features(stage, settings):
+        images = torch.zeros(len(train), model.encoder.feature_dim, device=session.device).__getitem__
+    return Fit(
+        stage=stage,
+        model=model,
+        trained=trained,
+        loss=loss,
+        images=images,
+        labels=train.labels,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        optimizer=settings.optimizer,
+        seed=session.config.seed,
+        checkpoint_every=1,
+        meta={},
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
