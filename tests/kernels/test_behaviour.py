@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import multiprocessing
 import pickle
 import threading
@@ -15,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clead_kernels import (
     FalseNegatives,
-    Temperature,
     clip_loss,
     dispatch,
     info_nce,
@@ -283,42 +281,6 @@ def test_subclasses_keep_their_type(pair, op):
     value = op(a.detach().as_subclass(Tagged), b.detach())
     assert type(value) is Tagged
     assert torch.equal(value.as_subclass(torch.Tensor), op(a, b))
-
-
-# --- a learnable temperature ------------------------------------------------------------------------------------------
-
-
-def test_a_learnable_temperature_is_learnt_within_its_bounds(pair):
-    a, b = (x.detach() for x in pair)
-    temperature = Temperature(0.5, low=0.25, high=1.0)
-    assert temperature().item() == pytest.approx(0.5)
-    clip_loss(a, b, temperature=temperature()).backward()
-    scale = torch.tensor(0.5, requires_grad=True)
-    clip_loss(a, b, temperature=scale).backward()
-    torch.testing.assert_close(temperature.log_temperature.grad, scale.grad * 0.5)
-    for far, bound in ((-9.0, 0.25), (9.0, 1.0)):
-        temperature.log_temperature.data.fill_(far)
-        (gradient,) = torch.autograd.grad(temperature(), temperature.log_temperature)
-        assert temperature().item() == pytest.approx(bound) == math.exp(temperature.log_temperature.item())
-        assert gradient.item() == pytest.approx(bound)  # not stuck
-    temperature.eval().log_temperature.data.fill_(9.0)
-    assert temperature().item() == pytest.approx(1.0) and temperature.log_temperature.item() == 9.0
-
-
-def test_a_learnable_temperature_is_copied_stored_and_compiled(pair):
-    a, b = (x.detach() for x in pair)
-    temperature = Temperature(0.3)
-    for twin in (copy.deepcopy(temperature), pickle.loads(pickle.dumps(temperature))):
-        assert torch.equal(twin(), temperature()) and (twin.low, twin.high) == (temperature.low, temperature.high)
-        assert twin.log_temperature is not temperature.log_temperature
-    twin = Temperature(0.9)
-    twin.load_state_dict(temperature.state_dict())
-    assert torch.equal(twin(), temperature()) and "0.3" in repr(twin)
-    compiled = torch.compile(
-        lambda a, b: clip_loss(a, b, temperature=temperature()), fullgraph=True, backend="aot_eager"
-    )
-    torch.testing.assert_close(compiled(a, b), clip_loss(a, b, temperature=temperature()))
-    assert Temperature(0.5).to(torch.bfloat16)().dtype == torch.bfloat16
 
 
 def test_rules_are_copied_and_stored(pair):
