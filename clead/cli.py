@@ -70,7 +70,7 @@ def _variants(options: RunOptions) -> list[tuple[list[str], str]]:
         if name.replace("-", "_") in fixed:
             raise UserError(f"--sweep must name a setting other than {name}, got {options.sweep!r}")
         variants = [([f"--{name}", value], f"-{name}={value.replace('/', '_')}") for value in values.split(",")]
-    if options.seeds is not None:
+    if options.seeds:
         variants = [([*flags, "--seed", f"{n}"], f"{suffix}-s{n}") for flags, suffix in variants for n in options.seeds]
     return variants
 

@@ -49,9 +49,9 @@ def parse_integers(text: str) -> tuple[int, ...]:
 Integers = Annotated[
     tuple[int, ...],
     tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
+        nargs="*",
         metavar="INT,INT,…",
-        instance_from_str=lambda args: parse_integers(args[0]),
+        instance_from_str=lambda args: parse_integers(",".join(args)),
         is_instance=lambda value: isinstance(value, tuple) and all(isinstance(part, int) for part in value),
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
@@ -421,7 +421,7 @@ class RunOptions:
     """Replace an existing run folder."""
     callbacks: tuple[str, ...] = ()
     """module:function to call with the run folder and every line of metrics; clead.callbacks:tensorboard is one."""
-    seeds: Integers | None = None
+    seeds: Integers = ()
     """One run per seed, each in its own folder."""
     sweep: str | None = None
     """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""

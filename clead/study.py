@@ -52,7 +52,7 @@ class Options:
     out: Path = Path("results/digits")
     """Folder of the table; the runs go to its runs/."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD")] = ()
-    """Only these; all when empty. ``random`` is the untrained encoder."""
+    """Only these, by spaces or commas; all when empty. ``random`` is the untrained encoder."""
     seeds: Integers = (0, 1, 2)
     """One run per method and seed; the data and the labels drawn are the same for all methods."""
 
@@ -141,7 +141,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     options: Options = tyro_cli(Options, argv, prog="python -m clead.study", description=__doc__)
     known = ("random", *METHODS)
-    for name in options.methods:
+    asked = [name for words in options.methods for name in words.split(",")]
+    for name in asked:
         if name not in known:
             raise UserError(f"unknown method {name!r}; expected some of {', '.join(known)}")
     console = Console()
@@ -152,7 +153,7 @@ def main(argv: list[str]) -> None:
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     if file.exists():
         rows = {(row["method"], row["seed"]): row for row in read_json(file, schema=SCHEMA)["rows"]}
-    for name in options.methods or known:
+    for name in asked or known:
         for seed in options.seeds:
             rows[name, seed] = study(name, seed, options.out / "runs" / f"{name}-s{seed}", splits, progress)
             done = [rows[key] for key in sorted(rows, key=lambda key: (known.index(key[0]), key[1]))]
