@@ -18,6 +18,7 @@ PREFER = """
 import sys, pytest
 from clead_kernels import dispatch
 dispatch.SUPPORT = tuple(sorted(dispatch.SUPPORT, key=lambda row: row.impl != "triton"))
+dispatch._ROWS = {op: tuple(row for row in dispatch.SUPPORT if row.op == op) for op in dispatch.OPS}
 sys.exit(pytest.main(sys.argv[1:]))
 """
 
