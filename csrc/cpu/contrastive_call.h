@@ -24,14 +24,15 @@ class Call {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
     STD_TORCH_CHECK(static_cast<Denominator>(x.denominator) != Denominator::own_positive || !positives.grouped,
                     "the native contrastive op has denominators of their own for a few positives in a row only");
-    bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none;
+    bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none &&
+           !x.euclidean;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
     p.block = block_of(m, n);
     p.symmetric = symmetric;
-    p.k = static_cast<T>(kLog2e / x.temperature);
-    p.normalized = x.normalize && p.k < 1e5;
-    p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
+    p.euclidean = x.euclidean, p.sigmoid = x.bias.has_value();
+    p.k = static_cast<T>(kLog2e / x.temperature), p.bias = static_cast<T>(kLog2e * x.bias.value_or(0));
+    raise_negatives(1);
     p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
     p.self = positives.self.size() ? positives.self.data() : nullptr;
     p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
@@ -75,23 +76,34 @@ class Call {
 
   static int64_t padded(int64_t rows) { return (rows + kStrip - 1) / kStrip * kStrip; }
 
-  // Mean dot product of the positives of row i.
+  // Negatives count by e^(power s_ij).
+  void raise_negatives(double power) {
+    const double k = kLog2e / args.temperature * power, room = sizeof(T) == 4 ? 55 : 500;
+    p.k_negatives = static_cast<T>(k), p.top = args.euclidean ? T(0) : p.k_negatives;
+    p.normalized = args.normalize && std::max(p.k, p.k_negatives) < 1e5;
+    p.bounded = args.normalize && k * (args.euclidean ? 2 : 1) <= room && (power == 1 || !positives.grouped);
+  }
+
+  // Mean c_ij of the positives of row i.
   double mean_positive(int64_t i) const {
     const int64_t count = positives.count[i];
     if (count == 0) return 0;
     double sum = 0;
     if (!positives.grouped) {
-      for (int64_t at = positives.start[i]; at < positives.start[i + 1]; ++at) sum += listed_dot(i, at);
+      for (int64_t at = positives.start[i]; at < positives.start[i + 1]; ++at) sum += listed_score(i, at);
       return sum / count;
     }
     const T* const row = a.unit + i * p.ld;
-    const double* const group = group_sums.data() + positives.row_group[i] * d;
-    for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group[k];
-    if (positives.self_is_positive(i)) sum -= dot(row, b.unit + positives.self[i] * p.ld);
+    const int64_t g = positives.row_group[i];
+    if (p.euclidean)
+      sum = -(positives.members_in(g) * from_mean(row, g) + group_spreads[g]);
+    else
+      for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group_sums[g * d + k];
+    if (positives.self_is_positive(i)) sum -= score(row, b.unit + positives.self[i] * p.ld);
     return sum / count;
   }
 
-  // One of the first three statistics of row i, with all digits.
+  // One of the statistics of row i before kRests, with all digits.
   double statistic(const T* statistics, int64_t row, int64_t i) const {
     return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + kRests) * m + i]);
   }
@@ -104,14 +116,23 @@ class Call {
     statistics[(row + kRests) * m + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
   }
 
-  double listed_dot(int64_t i, int64_t at) const { return dot(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld); }
-
-  double dot(const T* x, const T* y) const {
-    double value = 0;
-    CLEAD_ISA_CALL(contrast_set(value, x, y, d));
-    return value;
+  double listed_score(int64_t i, int64_t at) const {
+    return score(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld);
   }
 
+  // c_ij of two rows.
+  double score(const T* x, const T* y) const {
+    double value = 0;
+    if (!p.euclidean) {
+      CLEAD_ISA_CALL(contrast_set(value, x, y, d));
+      return value;
+    }
+    CLEAD_ISA_CALL(contrast_distance(value, x, y, d));
+    return -value;
+  }
+
+  // The sums of the rows of all groups. Of distances, their means and the sums of squared distances to them: those of a
+  // row to all of a group are the latter and the squared distance to the mean as often; nothing cancels.
   void sum_groups() {
     if (!positives.grouped) return;
     const auto groups = static_cast<int64_t>(positives.members_start.size()) - 1;
@@ -119,6 +140,13 @@ class Call {
     parallel(groups, [&](int64_t g) {
       for (int64_t at = positives.members_start[g]; at < positives.members_start[g + 1]; ++at)
         CLEAD_ISA_CALL(contrast_add(b.unit + positives.members[at] * p.ld, 1.0, group_sums.data() + g * d, d));
+    });
+    if (!p.euclidean) return;
+    group_spreads = Buffer<double>(groups, 0.0);
+    parallel(groups, [&](int64_t g) {
+      for (int64_t k = 0; k < d; ++k) group_sums[g * d + k] /= std::max<int64_t>(positives.members_in(g), 1);
+      for (int64_t at = positives.members_start[g]; at < positives.members_start[g + 1]; ++at)
+        group_spreads[g] += from_mean(b.unit + positives.members[at] * p.ld, g);
     });
   }
 
@@ -142,7 +170,7 @@ class Call {
     const bool clusters = args.clusters && args.candidate_clusters;
     const bool threshold = args.threshold || args.row_threshold;
     p.false_negatives = clusters || threshold || cuts != nullptr;
-    p.threshold_only = p.false_negatives && !clusters && args.normalize;
+    p.threshold_only = p.false_negatives && !clusters && args.normalize && !p.euclidean;
     p.all_rules = args.all_rules && clusters;
     if (!p.false_negatives) return;
     // An absent threshold calls all pairs above it if all rules must hold, else none.
@@ -159,8 +187,10 @@ class Call {
     number_clusters(clusters);
   }
 
+  // What makes cosines of c_ij.
   void cosine_scales() {
     a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
+    if (p.euclidean) a.square = squares(a), b.square = symmetric ? a.square : squares(b);
   }
 
   T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
@@ -184,7 +214,7 @@ class Call {
 
   template <class Task>
   void parallel_chunks(int64_t size, Task&& task) {
-    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
+    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : p.euclidean ? kStrip * p.block : 0);
     torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());
@@ -269,6 +299,26 @@ class Call {
     return scale;
   }
 
+  const T* squares(const Rows<T>& rows) {
+    T* const square = vector(rows.size, T(0));
+    parallel_rows(rows.size, [&](int64_t i) {
+      double value = 0;
+      CLEAD_ISA_CALL(contrast_set(value, rows.unit + i * p.ld, rows.unit + i * p.ld, d));
+      square[i] = static_cast<T>(value);
+    });
+    return square;
+  }
+
+  // The squared distance of a row to the mean of a group.
+  double from_mean(const T* row, int64_t g) const {
+    double sum = 0;
+    for (int64_t k = 0; k < d; ++k) {
+      const double difference = static_cast<double>(row[k]) - group_sums[g * d + k];
+      sum += difference * difference;
+    }
+    return sum;
+  }
+
   // Unknown clusters, which are negative, match nothing.
   void number_clusters(bool given) {
     const auto numbers = [&](int64_t rows, int32_t none) {
@@ -292,7 +342,7 @@ class Call {
   }
 
   Buffer<T> units[2], panels;
-  Buffer<double> group_sums;
+  Buffer<double> group_sums, group_spreads;
   std::vector<Buffer<T>> vectors;
   std::vector<Buffer<double>> wide_vectors;
   std::vector<Buffer<int32_t>> integers;

@@ -14,11 +14,17 @@ double log_of(double sum, double max, double lowest) {
 
 double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
+// The logit of a listed pair of the sigmoid loss.
+template <class T>
+double listed_logit(const Call<T>& call, int64_t i, int64_t at) {
+  return call.listed_score(i, at) / call.args.temperature + *call.args.bias;
+}
+
 // What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
 // as that, the nearest number.
 template <class T>
 T shift_for(const Call<T>& call, double log) {
-  if (call.p.bounded) return call.p.k;
+  if (call.p.bounded) return call.p.top;
   return static_cast<T>(std::fabs(log) < 4e6 ? std::floor(log) : log);
 }
 
@@ -47,7 +53,7 @@ void search(Call<T>& call, int64_t k, Finish&& finish) {
 template <class T>
 void find_cuts(Call<T>& call, T* cuts) {
   const int64_t k = std::min(call.args.topk, std::max<int64_t>(call.n, 1));
-  if (!call.args.normalize) call.cosine_scales();
+  if (!call.args.normalize || call.p.euclidean) call.cosine_scales();
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
 }
 
@@ -55,7 +61,7 @@ void find_cuts(Call<T>& call, T* cuts) {
 template <class T, class Visit>
 void own_positives(const Call<T>& call, int64_t i, double over_negatives, double mean, Visit&& visit) {
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    visit(at, softplus(over_negatives - (call.listed_dot(i, at) - mean) / call.args.temperature));
+    visit(at, softplus(over_negatives - (call.listed_score(i, at) - mean) / call.args.temperature));
 }
 
 // The loss of row i from n and p, without the term of Spread.
@@ -82,9 +88,9 @@ template <class T>
 double log_positives(const Call<T>& call, int64_t i, double mean) {
   double max = kNone, sum = 0;
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    max = std::max(max, call.listed_dot(i, at));
+    max = std::max(max, call.listed_score(i, at));
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    sum += std::exp((call.listed_dot(i, at) - max) / call.args.temperature);
+    sum += std::exp((call.listed_score(i, at) - max) / call.args.temperature);
   return std::log(sum) + (max - mean) / call.args.temperature;
 }
 
@@ -137,12 +143,7 @@ void add_spread(Call<T>& call, T* loss, T* statistics) {
 }
 
 template <class T>
-void sum_pairs(Call<T>& call) {
-  auto &a = call.a, &b = call.b;
-  const T first = call.p.bounded ? call.p.k : static_cast<T>(-1e33);
-  const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
-  a.negatives = sums(call.m), a.positives = sums(call.m);
-  b.negatives = sums(call.n), b.positives = sums(call.n);
+void visit_forward(Call<T>& call) {
   call.for_each_tile(!call.symmetric, [&](int64_t i, int64_t j, T* strip) {
     if constexpr (sizeof(T) == 4)
       if (call.bf16) {
@@ -154,6 +155,76 @@ void sum_pairs(Call<T>& call) {
 }
 
 template <class T>
+double log_sum(const Call<T>& call, const Sums<T>& as_row, const Sums<T>& as_column, T k, int64_t i) {
+  const double max = call.symmetric ? std::max(as_row.max[i], as_column.max[i]) : as_row.max[i];
+  double sum = as_row.sum[i] * std::exp2(as_row.max[i] - max);
+  if (call.symmetric) sum += as_column.sum[i] * std::exp2(as_column.max[i] - max);
+  return log_of(sum, max, -1e29 * std::min(static_cast<double>(k), 1e3));
+}
+
+// The logarithm of sum k_ij e^(power s_ij) over the negatives of every row; sums over positives are left in a and b.
+template <class T>
+Buffer<double> log_negatives(Call<T>& call, double power) {
+  auto &a = call.a, &b = call.b;
+  call.raise_negatives(power);
+  const T first = call.p.bounded ? call.p.top : static_cast<T>(-1e33);
+  const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
+  a.negatives = sums(call.m), a.positives = sums(call.m);
+  b.negatives = sums(call.n), b.positives = sums(call.n);
+  visit_forward(call);
+  Buffer<double> logs(call.m);
+  parallel_rows(call.m,
+                [&](int64_t i) { logs[i] = log_sum(call, a.negatives, b.negatives, call.p.k_negatives, i); });
+  return logs;
+}
+
+// What forms that reweigh the negatives make of their sums.
+template <class T>
+class Reweighted {
+ public:
+  // After the first sums.
+  explicit Reweighted(Call<T>& call) : call(call) {
+    if (!is_reweighted(call.args)) return;
+    if (beta_of(call.args) > 0) soft = log_negatives(call, beta_of(call.args));
+    // A power so small that all exponentials are 1, but those of what is left out.
+    if (call.p.false_negatives) number = log_negatives(call, kLeastPower);
+  }
+
+  // n of row i, from the logarithm of its first sum. By the mean of the positives' exponentials its derivative is
+  // 1 - slope, and by its negatives slope times that of the mass before the correction; slope 0: the floor.
+  double keep(T* statistics, int64_t i, double hard, double p, double mean) const {
+    const double number_log = log_number(i), debias = call.args.debias;
+    double total = hard - mean / call.args.temperature, slope = 1;
+    call.keep(statistics, kHard, i, hard);
+    if (beta_of(call.args) > 0) {
+      total = hard == kNone ? kNone : total + number_log - soft[i];
+      call.keep(statistics, kSoft, i, soft[i]);
+    }
+    if (debias > 0 && hard > kNone) {
+      const double count = static_cast<double>(std::max<int64_t>(call.positives.count[i], 1));
+      const double excess = std::exp(number_log + std::log(debias) + p - std::log(count) - total);
+      const double mass = total + std::log1p(-std::min(excess, 1.0)) - std::log1p(-debias);
+      const double floor = number_log + (-1 - mean) / call.args.temperature;
+      slope = mass > floor ? 1 / (1 - excess) : 0;
+      total = mass > floor ? mass : floor;
+    }
+    statistics[kSlope * call.m + i] = static_cast<T>(slope);
+    return total;
+  }
+
+ private:
+  // log of the weights of all negatives.
+  double log_number(int64_t i) const {
+    if (call.p.false_negatives) return number[i];
+    const bool itself = call.p.self != nullptr && call.p.self[i] >= 0;
+    return std::log(static_cast<double>(call.n - call.positives.count[i] - itself));
+  }
+
+  const Call<T>& call;
+  Buffer<double> soft, number;
+};
+
+template <class T>
 void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistics) {
   Call<T> call(args);
   auto &a = call.a, &b = call.b;
@@ -162,24 +233,19 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   std::fill(statistics, statistics + kStatistics * call.m, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
   call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
-  sum_pairs(call);
-  const double k = static_cast<double>(call.p.k), lowest = -1e29 * std::min(k, 1e3);
-  const auto both = [&](const Sums<T>& as_row, const Sums<T>& as_column, int64_t i) {
-    const double max = call.symmetric ? std::max(as_row.max[i], as_column.max[i]) : as_row.max[i];
-    double sum = as_row.sum[i] * std::exp2(as_row.max[i] - max);
-    if (call.symmetric) sum += as_column.sum[i] * std::exp2(as_column.max[i] - max);
-    return log_of(sum, max, lowest);
-  };
+  const Buffer<double> negatives = log_negatives(call, 1 + beta_of(args));
+  const Sums<T> as_row = a.positives, as_column = b.positives;
+  const Reweighted<T> reweighted(call);
   parallel_rows(call.m, [&](int64_t i) {
     const int64_t count = call.positives.count[i];
     const double mean = call.mean_positive(i);
-    const double n = both(a.negatives, b.negatives, i) - mean / args.temperature;
-    double p = kNone;
+    double n = negatives[i] - mean / args.temperature, p = kNone;
     if (count == 1)
       p = std::isnan(mean) ? mean : 0;
     else if (count > 1)
-      p = call.positives.grouped ? both(a.positives, b.positives, i) - mean / args.temperature
+      p = call.positives.grouped ? log_sum(call, as_row, as_column, call.p.k, i) - mean / args.temperature
                                  : log_positives(call, i, mean);
+    if (is_reweighted(args)) n = reweighted.keep(statistics, i, negatives[i], p, mean);
     loss[i] = static_cast<T>(row_loss(call, i, n, p, mean));
     counts[i] = count;
     call.keep(statistics, kNegatives, i, n);

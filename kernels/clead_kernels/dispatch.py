@@ -22,13 +22,7 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_REFERENCE_ONLY = (
-    ("levels", ("one",)),
-    ("debias", ("no",)),
-    ("hard_negative_beta", ("no",)),
-    ("metric", ("cosine",)),
-)
-_NATIVE_RULES = (("treatment", ("eliminate", "weight")), *_REFERENCE_ONLY)
+_NATIVE_RULES = (("treatment", ("eliminate", "weight")), ("levels", ("one",)))
 # Many positives in a row, as labels give, would have to be listed for denominators of their own.
 _NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (
@@ -38,7 +32,10 @@ _TRITON_RULES = (
     ("denominator", ("all",)),
     ("positives_reduction", ("mean",)),
     ("spread", ("no",)),
-    *_REFERENCE_ONLY,
+    ("levels", ("one",)),
+    ("debias", ("no",)),
+    ("hard_negative_beta", ("no",)),
+    ("metric", ("cosine",)),
 )
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
@@ -89,6 +86,7 @@ SUPPORT: tuple[Support, ...] = (
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
     Support("instance_margin", "reference"),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
+    Support("sigmoid_loss", "native", devices=("cpu",)),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),
