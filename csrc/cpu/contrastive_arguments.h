@@ -34,7 +34,7 @@ struct Arguments {
   std::optional<Tensor> row_threshold;
   int64_t topk = 0;
   std::optional<Tensor> clusters, candidate_clusters;
-  bool all_rules = false;
+  bool each_level = false, all_rules = false;
   double weight = 0;
   int64_t denominator = 0;  // a Denominator
   bool inside = false;      // positives are averaged inside the logarithm

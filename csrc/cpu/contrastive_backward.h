@@ -34,7 +34,7 @@ class Backward {
     if (args.euclidean || args.bias) a.weight_sum = call.doubles(call.m, 0.0);
     if (args.euclidean) a.score_sum = call.doubles(call.m, 0.0);
     if (args.euclidean && call.p.need_b) b.weight_sum = call.doubles(call.n, 0.0);
-    call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+    set_rules(call, args.topk > 0 ? statistics + kCut * call.m : nullptr);
     call.sum_groups();
     listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
     parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });

@@ -6,6 +6,7 @@
 #include "clead/contrastive.h"
 #include "clead/contrastive_bf16.h"
 #include "contrastive_arguments.h"
+#include "contrastive_labels.h"
 
 namespace clead {
 namespace {
@@ -165,34 +166,6 @@ class Call {
     }
   }
 
-  // The false-negative rules; cuts are the top-k rule's, of each row, or null without that rule.
-  void rules(const T* cuts) {
-    const bool clusters = args.clusters && args.candidate_clusters;
-    const bool threshold = args.threshold || args.row_threshold;
-    p.false_negatives = clusters || threshold || cuts != nullptr;
-    p.threshold_only = p.false_negatives && !clusters && args.normalize && !p.euclidean;
-    p.all_rules = args.all_rules && clusters;
-    if (!p.false_negatives) return;
-    // An absent threshold calls all pairs above it if all rules must hold, else none.
-    const T infinity = std::numeric_limits<T>::infinity(), absent = args.all_rules ? -infinity : infinity;
-    T* const cut = vector(m, args.threshold ? static_cast<T>(*args.threshold) : absent);
-    if (args.row_threshold) read_thresholds(*args.row_threshold, cut);
-    for (int64_t i = 0; cuts != nullptr && i < m; ++i) {
-      const T below = std::nextafter(cuts[i], -infinity);  // cosines above it are the cut itself and larger ones
-      cut[i] = args.all_rules ? std::max(cut[i], below) : std::min(cut[i], below);
-    }
-    a.threshold = cut;
-    if (symmetric) b.threshold = cut;
-    cosine_scales();
-    number_clusters(clusters);
-  }
-
-  // What makes cosines of c_ij.
-  void cosine_scales() {
-    a.cosine_scale = cosine_scale(a), b.cosine_scale = symmetric ? a.cosine_scale : cosine_scale(b);
-    if (p.euclidean) a.square = squares(a), b.square = symmetric ? a.square : squares(b);
-  }
-
   T* vector(int64_t rows, T value) { return own(vectors, Buffer<T>(padded(rows), value)); }
   double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
 
@@ -204,6 +177,7 @@ class Call {
   Contrast16 q{};
   Contrast<T> p{};
   Rows<T> a{}, b{};
+  Labels labels;
 
  private:
   // Depends on sizes alone: sums are grouped by blocks.
@@ -283,32 +257,6 @@ class Call {
     });
   }
 
-  void read_thresholds(const Tensor& t, T* cut) {
-    STD_TORCH_CHECK(t.dim() == 0 || (t.dim() == 1 && t.size(0) == m), "row_threshold must be 0-d or [", m, "]");
-    constexpr auto kWanted = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(t.scalar_type() == kWanted, "row_threshold must have the working dtype");
-    const T* const from = static_cast<const T*>(t.const_data_ptr());
-    const int64_t step = t.dim() == 0 ? 0 : t.stride(0);
-    for (int64_t i = 0; i < m; ++i) cut[i] = from[i * step];
-  }
-
-  const T* cosine_scale(const Rows<T>& rows) {
-    T* const scale = vector(rows.size, T(1));
-    if (!args.normalize)
-      for (int64_t i = 0; i < rows.size; ++i) scale[i] = static_cast<T>(rows.inverse_norm[i]);
-    return scale;
-  }
-
-  const T* squares(const Rows<T>& rows) {
-    T* const square = vector(rows.size, T(0));
-    parallel_rows(rows.size, [&](int64_t i) {
-      double value = 0;
-      CLEAD_ISA_CALL(contrast_set(value, rows.unit + i * p.ld, rows.unit + i * p.ld, d));
-      square[i] = static_cast<T>(value);
-    });
-    return square;
-  }
-
   // The squared distance of a row to the mean of a group.
   double from_mean(const T* row, int64_t g) const {
     double sum = 0;
@@ -319,33 +267,10 @@ class Call {
     return sum;
   }
 
-  // Unknown clusters, which are negative, match nothing.
-  void number_clusters(bool given) {
-    const auto numbers = [&](int64_t rows, int32_t none) {
-      return own(integers, Buffer<int32_t>(padded(rows), none));
-    };
-    int32_t* const of_rows = numbers(m, -1);
-    int32_t* const of_columns = numbers(n, -2);
-    a.cluster_as_row = of_rows, b.cluster_as_column = of_columns;
-    if (symmetric) {
-      a.cluster_as_column = of_columns, b.cluster_as_row = of_rows;
-    } else {
-      a.cluster_as_column = of_rows, b.cluster_as_row = of_columns;
-    }
-    if (!given) return;
-    const Ids rows(args.clusters, m, "clusters"), columns(args.candidate_clusters, n, "candidate_clusters");
-    Numbering number(rows, m, columns, n);
-    for (int64_t i = 0; i < m; ++i)
-      if (rows[i] >= 0) of_rows[i] = number(rows[i]);
-    for (int64_t j = 0; j < n; ++j)
-      if (columns[j] >= 0) of_columns[j] = number(columns[j]);
-  }
-
   Buffer<T> units[2], panels;
   Buffer<double> group_sums, group_spreads;
   std::vector<Buffer<T>> vectors;
   std::vector<Buffer<double>> wide_vectors;
-  std::vector<Buffer<int32_t>> integers;
   std::vector<Buffer<float>> floats;
   std::vector<Buffer<uint16_t>> halves;
   std::vector<Buffer<bool>> flags;

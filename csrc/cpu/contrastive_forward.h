@@ -1,7 +1,7 @@
 // The forward pass around the tile kernels: statistics and losses.
 #pragma once
 
-#include "contrastive_call.h"
+#include "contrastive_false_negatives.h"
 
 namespace clead {
 namespace {
@@ -53,7 +53,7 @@ void search(Call<T>& call, int64_t k, Finish&& finish) {
 template <class T>
 void find_cuts(Call<T>& call, T* cuts) {
   const int64_t k = std::min(call.args.topk, std::max<int64_t>(call.n, 1));
-  if (!call.args.normalize || call.p.euclidean) call.cosine_scales();
+  if (!call.args.normalize || call.p.euclidean) set_cosine_scales(call);
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
 }
 
@@ -232,7 +232,7 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   if (call.bf16) call.load_bf16(false);
   std::fill(statistics, statistics + kStatistics * call.m, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
-  call.rules(args.topk > 0 ? statistics + kCut * call.m : nullptr);
+  set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
   const Buffer<double> negatives = log_negatives(call, 1 + beta_of(args));
   const Sums<T> as_row = a.positives, as_column = b.positives;
   const Reweighted<T> reweighted(call);

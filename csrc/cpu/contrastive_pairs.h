@@ -22,6 +22,7 @@ struct Ids {
     data = static_cast<const int64_t*>(t->const_data_ptr());
     stride = t->stride(0);
   }
+  Ids(const int64_t* data, int64_t stride) : data(data), stride(stride) {}
   explicit operator bool() const { return data != nullptr; }
   int64_t operator[](int64_t i) const { return data[i * stride]; }
 

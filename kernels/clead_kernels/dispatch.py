@@ -22,7 +22,7 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_NATIVE_RULES = (("treatment", ("eliminate", "weight")), ("levels", ("one",)))
+_NATIVE_RULES = (("treatment", ("eliminate", "weight")),)
 # Many positives in a row, as labels give, would have to be listed for denominators of their own.
 _NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (

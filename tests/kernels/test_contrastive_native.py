@@ -370,12 +370,10 @@ def test_strides():
 
 def test_what_it_cannot_do_is_refused_and_left_to_the_reference():
     z = numbers(8, 3)
-    levels = torch.arange(16).reshape(2, 8) % 3
-    for rule in (FalseNegatives(labels=levels), FalseNegatives(threshold=0.5, treatment="attract")):
-        with pytest.raises(NotImplementedError, match=r"native \(cpu; .*treatment eliminate, weight; levels one;"):
-            nt_xent(z, false_negatives=rule, impl="native")
-        expected = nt_xent(z, false_negatives=rule, impl="reference")
-        assert torch.equal(nt_xent(z, false_negatives=rule), expected)
+    rule = FalseNegatives(threshold=0.5, treatment="attract")
+    with pytest.raises(NotImplementedError, match=r"native \(cpu; .*treatment eliminate, weight;"):
+        nt_xent(z, false_negatives=rule, impl="native")
+    assert torch.equal(nt_xent(z, false_negatives=rule), nt_xent(z, false_negatives=rule, impl="reference"))
 
 
 def test_raw_ops_check_their_arguments():

@@ -54,7 +54,8 @@ struct Rows {
   bool* gradient;         // norm >= tiny
   const int32_t* group;   // positives of other rows by equality; null if the positives are listed
   const int32_t* cluster_as_row;     // false negatives by equality of one's as_row and the other's as_column
-  const int32_t* cluster_as_column;
+  const int32_t* cluster_as_column;  // [levels, padded] each
+  int64_t cluster_step;              // padded
   const T* threshold;     // cosines above are false negatives; of anchors, and of candidates if symmetric
   const T* cosine_scale;  // inverse norms where c_ij is no cosine but the rules need one, else 1
   const T* square;        // squared norms of the rows as they are in unit, where c_ij is a distance
@@ -82,6 +83,7 @@ struct Contrast {
   bool false_negatives;   // some rule is given
   bool threshold_only;    // and it is a threshold on c_ij itself
   bool all_rules;
+  int64_t levels;         // of clusters, one of which suffices
   bool need_a, need_b;
   T weight;               // of a false negative
   T k;                    // log2(e) / temperature

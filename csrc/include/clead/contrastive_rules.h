@@ -59,6 +59,7 @@ template <class T, class R>
 struct Pick {
   CLEAD_INLINE Pick of(const Contrast<T>& p, int64_t i) {
     Pick row;
+    row.i = i;
     if constexpr (R::kFalse != FalseNegative::none) row.threshold = all(p.a->threshold[i]);
     if constexpr (R::kFalse == FalseNegative::general) {
       row.scale = all(p.a->cosine_scale[i]);
@@ -74,23 +75,35 @@ struct Pick {
     return p.all_rules ? above & same : above | same;
   }
 
+  // Whether the labels of the row and of columns agree, as those of the row or of the columns see it.
+  template <bool OfRow>
+  inline __attribute__((always_inline)) Mask<T> same(const Contrast<T>& p, int64_t j) const {
+    const int32_t* const of_row = OfRow ? p.a->cluster_as_row : p.a->cluster_as_column;
+    const int32_t* const of_columns = OfRow ? p.b->cluster_as_column : p.b->cluster_as_row;
+    Mask<T> found = (OfRow ? as_row : as_column) == ids(of_columns + j, T());
+    for (int64_t level = 1; level < p.levels; ++level)
+      found |= Mask<T>{} + of_row[level * p.a->cluster_step + i] == ids(of_columns + level * p.b->cluster_step + j, T());
+    return found;
+  }
+
   inline __attribute__((always_inline)) Mask<T> for_row(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
     if constexpr (R::kFalse == FalseNegative::threshold) return dot > threshold;
     const Vec<T> cosine = cosines(p, dot, scale, square, j);
-    return either(p, cosine > threshold, as_row == ids(p.b->cluster_as_column + j, T()));
+    return either(p, cosine > threshold, same<true>(p, j));
   }
 
   inline __attribute__((always_inline)) Mask<T> for_column(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
     const Vec<T> cut = load(p.b->threshold + j);
     if constexpr (R::kFalse == FalseNegative::threshold) return dot > cut;
     const Vec<T> cosine = cosines(p, dot, scale, square, j);
-    return either(p, cosine > cut, as_column == ids(p.b->cluster_as_row + j, T()));
+    return either(p, cosine > cut, same<false>(p, j));
   }
 
   inline __attribute__((always_inline)) Mask<T> positive(const Contrast<T>& p, int64_t j) const {
     return group == ids(p.b->group + j, T());
   }
 
+  int64_t i;
   Vec<T> threshold, scale, square;
   Mask<T> as_row, as_column, group;
 };

@@ -22,8 +22,8 @@ _DENOMINATORS = ("all", "own_positive", "negatives")
 _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, Tensor? self_index, "
     "int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, "
-    "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool all_rules, float weight, "
-    "int denominator, bool inside, float spread, float debias, float hard_negative_beta, bool euclidean"
+    "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool each_level, bool all_rules, "
+    "float weight, int denominator, bool inside, float spread, float debias, float hard_negative_beta, bool euclidean"
 )
 _library.define(
     f"contrastive_native_({_ARGUMENTS}, Tensor(a!) loss, Tensor(b!) num_positives, Tensor(c!) statistics) -> ()"
@@ -115,6 +115,7 @@ def _arguments(
         pairs.topk,
         pairs.clusters,
         pairs.candidate_clusters,
+        pairs.each_level,
         pairs.all_rules,
         pairs.weight if pairs.treatment == "weight" else 0.0,
         _DENOMINATORS.index(form.denominator),
