@@ -127,6 +127,11 @@ void bf16_spread(const Contrast<float>& p, const Contrast16& q, int64_t i, int64
   spread_tile(p, i, j, strip, [&](const Tile16& t) { dots(p, q, t, strip); });
 }
 
+void bf16_own(const Contrast<float>& p, const Contrast16& q, int64_t i, int64_t j, float* strip) {
+  const Products products;
+  own_tile(p, i, j, strip, [&](const Tile16& t) { dots(p, q, t, strip); });
+}
+
 void bf16_search(const Contrast<float>& p, const Contrast16& q, int64_t i, int64_t j, float* strip,
                  const Search<float>& search) {
   const Products products;

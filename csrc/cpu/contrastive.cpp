@@ -38,13 +38,13 @@ void check(const Arguments& x) {
       std::optional<Tensor> self_index, int64_t positive_offset, std::optional<Tensor> positive_index,                 \
       std::optional<Tensor> groups, std::optional<Tensor> candidate_groups, std::optional<double> threshold,           \
       std::optional<Tensor> row_threshold, int64_t topk, std::optional<Tensor> clusters,                               \
-      std::optional<Tensor> candidate_clusters, bool each_level, bool all_rules, double weight, int64_t denominator,   \
-      bool inside, double spread, double debias, double hard_negative_beta, bool euclidean
+      std::optional<Tensor> candidate_clusters, bool each_level, bool all_rules, bool attract, double weight,          \
+      int64_t denominator, bool inside, double spread, double debias, double hard_negative_beta, bool euclidean
 #define CLEAD_COLLECTED                                                                                                \
-  {anchors,            candidates, temperature,   normalize,     self_offset, self_index,         positive_offset, \
-   positive_index,     groups,     candidate_groups, threshold,  row_threshold, topk,             clusters,        \
-   candidate_clusters, each_level, all_rules,     weight,        denominator, inside,             spread,          \
-   debias,             hard_negative_beta, euclidean}
+  {anchors,            candidates,         temperature,      normalize, self_offset,   self_index,  positive_offset, \
+   positive_index,     groups,             candidate_groups, threshold, row_threshold, topk,        clusters,        \
+   candidate_clusters, each_level,         all_rules,        attract,   weight,        denominator, inside,          \
+   spread,             debias,             hard_negative_beta, euclidean}
 
 void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Tensor statistics) {
   const Arguments args CLEAD_COLLECTED;

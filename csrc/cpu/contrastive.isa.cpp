@@ -131,6 +131,9 @@ double project(const double* sum, double scale, const T* unit, double inverse, b
   void contrast_spread(const Contrast<T>& p, int64_t i, int64_t j, T* strip) {                               \
     spread_tile(p, i, j, strip, [&](const Tile<T>& t) { dots(p, t, strip); });                               \
   }                                                                                                          \
+  void contrast_own(const Contrast<T>& p, int64_t i, int64_t j, T* strip) {                                  \
+    own_tile(p, i, j, strip, [&](const Tile<T>& t) { dots(p, t, strip); });                                  \
+  }                                                                                                          \
   void contrast_search(const Contrast<T>& p, int64_t i, int64_t j, T* strip, const Search<T>& search) {      \
     search_tile(p, i, j, strip, search, [&](const Tile<T>& t) { dots(p, t, strip); });                       \
   }                                                                                                          \

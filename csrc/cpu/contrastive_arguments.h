@@ -12,12 +12,11 @@ namespace {
 enum class Denominator : int64_t { all, own_positive, negatives };
 
 // Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference; log(1 - p_ij) of a
-// dominant negative (0: there is none; see Spread), or of reweighted negatives the logarithm of the sum of their first
-// exponentials; that of their second ones; what rounding takes from these four; the sum of p / (1 - p) over the other
-// negatives, or the slope of Reweighted; and the top-k rule's cut.
+// dominant negative (0: there is none; see Spread); the positives' mean where some are attracted; of reweighted negatives
+// the logarithms of the sums of their first and second exponentials; what rounding takes from these six; the sum of
+// p / (1 - p) over the other negatives; the slope of Reweighted; the top-k rule's cut; and the number of positives.
 enum Statistic : int64_t {
-  kNegatives, kPositives, kComplement, kHard = kComplement, kSoft, kRests, kOdds = 2 * kRests, kSlope = kOdds, kCut,
-  kStatistics
+  kNegatives, kPositives, kComplement, kMean, kHard, kSoft, kRests, kOdds = 2 * kRests, kSlope, kCut, kCount, kStatistics
 };
 
 // The arguments both ops share, in the order of their schemas.
@@ -34,7 +33,7 @@ struct Arguments {
   std::optional<Tensor> row_threshold;
   int64_t topk = 0;
   std::optional<Tensor> clusters, candidate_clusters;
-  bool each_level = false, all_rules = false;
+  bool each_level = false, all_rules = false, attract = false;
   double weight = 0;
   int64_t denominator = 0;  // a Denominator
   bool inside = false;      // positives are averaged inside the logarithm

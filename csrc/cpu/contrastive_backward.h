@@ -24,23 +24,27 @@ class Backward {
     call.p.spread = args.spread > 0;
     for (T** vector : {&a.spread.share, &a.spread.weight, &a.spread.factor, &a.spread.scale, &a.spread.shift})
       if (call.p.spread) *vector = call.vector(call.m, T(0));
-    call.p.soft = beta_of(args) > 0;
-    if (call.p.soft) {
-      call.raise_negatives(1 + beta_of(args));
-      call.p.k_soft = static_cast<T>(beta_of(args) * kLog2e / args.temperature), call.p.bounded = false;
-      for (T** vector : {&a.soft_alpha, &a.soft_shift}) *vector = call.vector(call.m, T(0));
-    }
     if (args.debias > 0) floors = Buffer<double>(call.m, 0.0);
     if (args.euclidean || args.bias) a.weight_sum = call.doubles(call.m, 0.0);
     if (args.euclidean) a.score_sum = call.doubles(call.m, 0.0);
     if (args.euclidean && call.p.need_b) b.weight_sum = call.doubles(call.n, 0.0);
     set_rules(call, args.topk > 0 ? statistics + kCut * call.m : nullptr);
     call.sum_groups();
+    if (call.p.attract) restore_attracted(call, statistics);
+    if (own_in_tile(call)) set_own(call, statistics);
+    call.p.soft = beta_of(args) > 0 || (call.p.own && args.debias > 0);
+    if (call.p.soft) {
+      call.raise_negatives(1 + beta_of(args));
+      call.p.k_soft = static_cast<T>(beta_of(args) * kLog2e / args.temperature), call.p.bounded = false;
+      for (T** vector : {&a.soft_alpha, &a.soft_shift}) *vector = call.vector(call.m, T(0));
+    }
+    for (T** vector : {&a.own.weight, &a.own.share_shift, &a.own.share_scale, &a.own.share})
+      if (call.p.own) *vector = call.vector(call.m, T(0));
     listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
     parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });
     if (call.symmetric) {
       b.alpha = a.alpha, b.gamma = a.gamma, b.rho = a.rho, b.shift = a.shift, b.positive_shift = a.positive_shift;
-      b.soft_alpha = a.soft_alpha, b.soft_shift = a.soft_shift;
+      b.soft_alpha = a.soft_alpha, b.soft_shift = a.soft_shift, b.own = a.own;
     }
     if (call.p.need_a) zeros(sums_a, a);
     if (call.bf16)
@@ -50,7 +54,7 @@ class Backward {
     call.for_each_tile(!call.p.need_b, [&](int64_t i, int64_t j, T* strip) {
       if constexpr (sizeof(T) == 4)
         if (call.bf16) {
-          auto* const half = reinterpret_cast<uint16_t*>(strip + (kStrip + 4) * call.p.block);
+          auto* const half = reinterpret_cast<uint16_t*>(strip + (kStrip + kColumnSums) * call.p.block);
           CLEAD_BF16_CALL(bf16_backward(call.p, call.q, i, j, strip, half));
           return;
         }
@@ -110,25 +114,24 @@ class Backward {
     const int64_t count = call.positives.count[i];
     const auto denominator = static_cast<Denominator>(call.args.denominator);
     if (count == 0 || (denominator == Denominator::negatives && n == kNone)) {
-      for (int64_t at = 0; at < count && !call.positives.grouped; ++at) listed[call.positives.start[i] + at] = 0;
+      for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at) listed[at] = 0;
       return;
     }
     const double mean = call.mean_positive(i), mass = 1 / (1 + std::exp(p - n));
     double on_negatives = denominator == Denominator::all ? mass : 1, on_positives = 0;
+    if (call.p.spread) on_positives = weigh_spread(call, i, g, n, p, mean, statistics);
     if (denominator == Denominator::own_positive)
-      on_negatives = weigh_own(i, g, n, mean);
-    else if (call.p.spread)
-      on_positives = weigh_spread(i, g, n, p, mean, statistics);
+      on_negatives = call.p.own ? weigh_own_in_tile(call, i, g, n, mean, statistics, listed.data())
+                                : weigh_own(i, g, n, mean);
     const bool reweighted = is_reweighted(call.args);
     const double slope = reweighted ? static_cast<double>(statistics[kSlope * call.m + i]) : 1;
     if (slope > 0) on_positives += on_negatives * (slope - 1);
-    if (!call.positives.grouped && denominator == Denominator::own_positive)
-      for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1] && slope != 1; ++at)
-        listed[at] -= g * on_positives * among_positives(i, at, p, mean);
-    else if (!call.positives.grouped)
-      weigh_listed(i, g, p, mean, on_negatives, on_positives);
-    else
-      weigh_grouped(i, g, p, mean, on_negatives, on_positives);
+    if (denominator == Denominator::own_positive) {
+      if (on_positives != 0) take_from_own(i, g * on_positives, p, mean);
+    } else {
+      if (!call.positives.grouped) weigh_listed(i, g, p, mean, on_negatives, on_positives);
+      if (call.a.group != nullptr) weigh_in_tile(i, g, p, mean, on_negatives, on_positives);
+    }
     if (on_negatives == 0) return;
     if (slope == 0) {
       floors[i] = g * on_negatives;
@@ -137,9 +140,17 @@ class Backward {
     const double beta = beta_of(call.args), weight = g * on_negatives * slope;
     const double log = reweighted ? call.statistic(statistics, kHard, i) : n + mean / call.args.temperature;
     weigh_exponential(call.a.alpha[i], call.a.shift[i], weight * (1 + beta), log);
-    if (call.p.soft)
+    if (beta > 0)
       weigh_exponential(call.a.soft_alpha[i], call.a.soft_shift[i], -weight * beta,
                         call.statistic(statistics, kSoft, i));
+  }
+
+  // Adds -weight e^x_ip / e^p to the gradients by positives with denominators of their own.
+  void take_from_own(int64_t i, double weight, double p, double mean) {
+    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
+      listed[at] -= weight * among_positives(i, at, p, mean);
+    if (call.p.own)
+      weigh_exponential(call.a.gamma[i], call.a.positive_shift[i], -weight, p + mean / call.args.temperature);
   }
 
   // So that alpha 2^(log2(e) x - shift) is weight e^x / e^log.
@@ -170,7 +181,7 @@ class Backward {
   }
 
   // The same as gamma e - rho, in the tiles.
-  void weigh_grouped(int64_t i, double g, double p, double mean, double mass, double taken) {
+  void weigh_in_tile(int64_t i, double g, double p, double mean, double mass, double taken) {
     auto& a = call.a;
     const auto count = static_cast<double>(call.positives.count[i]);
     if (count == 1) {
@@ -197,26 +208,6 @@ class Backward {
       weight += others;
     });
     return weight;
-  }
-
-  // The vectors of Spread; returns lambda times the sum of p / (1 - p), times the mass of the positives.
-  double weigh_spread(int64_t i, double g, double n, double p, double mean, const T* statistics) {
-    const double odds = statistics[kOdds * call.m + i], complement = call.statistic(statistics, kComplement, i);
-    const double log_positives = -softplus(n - p);
-    auto& spread = call.a.spread;
-    spread.share[i] = static_cast<T>(prepare_share(call, i, n, p, mean));
-    spread.weight[i] = static_cast<T>(g * call.args.spread);
-    spread.factor[i] = static_cast<T>(1 - odds);
-    double on_positives = odds * std::exp(log_positives);
-    if (complement != 0) {
-      const double log_odds = std::log(-std::expm1(complement)) - complement;
-      const double log_total = n + softplus(p - n) + mean / call.args.temperature;
-      const double shift = (log_total - log_odds) * kLog2e;
-      spread.shift[i] = static_cast<T>(std::fabs(shift) < 4e6 ? std::floor(shift) : shift);
-      spread.scale[i] = static_cast<T>(std::exp2(static_cast<double>(spread.shift[i]) - shift));
-      on_positives += std::exp(log_positives + log_odds);
-    }
-    return call.args.spread * on_positives;
   }
 
   int sides() const { return call.symmetric ? 2 : 1; }  // how often sums over rows have every pair

@@ -23,8 +23,6 @@ class Call {
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
-    STD_TORCH_CHECK(static_cast<Denominator>(x.denominator) != Denominator::own_positive || !positives.grouped,
-                    "the native contrastive op has denominators of their own for a few positives in a row only");
     bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none &&
            !x.euclidean;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
@@ -34,7 +32,7 @@ class Call {
     p.euclidean = x.euclidean, p.sigmoid = x.bias.has_value();
     p.k = static_cast<T>(kLog2e / x.temperature), p.bias = static_cast<T>(kLog2e * x.bias.value_or(0));
     raise_negatives(1);
-    p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules;
+    p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules, p.inside = x.inside;
     p.self = positives.self.size() ? positives.self.data() : nullptr;
     p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
     load(x.anchors, a, units[0]);
@@ -82,11 +80,12 @@ class Call {
     const double k = kLog2e / args.temperature * power, room = sizeof(T) == 4 ? 55 : 500;
     p.k_negatives = static_cast<T>(k), p.top = args.euclidean ? T(0) : p.k_negatives;
     p.normalized = args.normalize && std::max(p.k, p.k_negatives) < 1e5;
-    p.bounded = args.normalize && k * (args.euclidean ? 2 : 1) <= room && (power == 1 || !positives.grouped);
+    p.bounded = args.normalize && k * (args.euclidean ? 2 : 1) <= room && (power == 1 || a.group == nullptr);
   }
 
   // Mean c_ij of the positives of row i.
   double mean_positive(int64_t i) const {
+    if (means.size() > 0) return means[i];
     const int64_t count = positives.count[i];
     if (count == 0) return 0;
     double sum = 0;
@@ -104,7 +103,7 @@ class Call {
     return sum / count;
   }
 
-  // One of the statistics of row i before kRests, with all digits.
+  // One of the first kRests statistics of row i, with all digits.
   double statistic(const T* statistics, int64_t row, int64_t i) const {
     return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + kRests) * m + i]);
   }
@@ -172,12 +171,13 @@ class Call {
   const Arguments& args;
   const int64_t m, n, d;
   const bool symmetric;
-  const Positives positives;
+  Positives positives;
+  Buffer<double> means;  // once positives are attracted and counted: of all of each row, else empty
   bool bf16 = false;  // operands are in q
   Contrast16 q{};
   Contrast<T> p{};
   Rows<T> a{}, b{};
-  Labels labels;
+  Labels labels, no_groups;
 
  private:
   // Depends on sizes alone: sums are grouped by blocks.
@@ -188,7 +188,8 @@ class Call {
 
   template <class Task>
   void parallel_chunks(int64_t size, Task&& task) {
-    const int64_t scratch = (kStrip + 4) * p.block + (bf16 ? kStrip * p.block / 2 : p.euclidean ? kStrip * p.block : 0);
+    const int64_t extra = bf16 ? kStrip * p.block / 2 : p.euclidean ? kStrip * p.block : 0;
+    const int64_t scratch = (kStrip + kColumnSums) * p.block + extra;
     torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());

@@ -69,6 +69,7 @@ void set_rules(Call<T>& call, const T* cuts) {
   p.false_negatives = clusters || threshold || cuts != nullptr;
   p.threshold_only = p.false_negatives && !clusters && args.normalize && !p.euclidean;
   p.all_rules = args.all_rules && clusters;
+  p.attract = args.attract && p.false_negatives;
   if (!p.false_negatives) return;
   // An absent threshold calls all pairs above it if all rules must hold, else none.
   const T infinity = std::numeric_limits<T>::infinity(), absent = args.all_rules ? -infinity : infinity;
@@ -82,6 +83,36 @@ void set_rules(Call<T>& call, const T* cuts) {
   if (call.symmetric) call.b.threshold = cut;
   set_cosine_scales(call);
   set_labels(call, clusters);
+  if (p.attract && !call.positives.grouped) {
+    call.no_groups = Labels(call.m, call.padded(call.m), call.n, call.padded(call.n));
+    call.a.group = call.no_groups.of_rows.data(), call.b.group = call.no_groups.of_columns.data();
+  }
+}
+
+// Adds the positives that the forward pass attracted to those of each row, with their mean, and keeps both.
+template <class T>
+void count_attracted(Call<T>& call, T* statistics) {
+  Buffer<double> means(call.m);
+  parallel_rows(call.m, [&](int64_t i) {
+    double found = call.a.attracted.count[i], dots = call.a.attracted.dots[i];
+    if (call.symmetric) found += call.b.attracted.count[i], dots += call.b.attracted.dots[i];
+    int64_t& count = call.positives.count[i];
+    const double sum = count == 0 ? dots : call.mean_positive(i) * static_cast<double>(count) + dots;
+    count += std::llround(found);
+    means[i] = count == 0 ? 0 : sum / static_cast<double>(count);
+    call.keep(statistics, kMean, i, means[i]);
+    statistics[kCount * call.m + i] = static_cast<T>(count);
+  });
+  call.means = std::move(means);
+}
+
+template <class T>
+void restore_attracted(Call<T>& call, const T* statistics) {
+  call.means = Buffer<double>(call.m);
+  for (int64_t i = 0; i < call.m; ++i) {
+    call.means[i] = call.statistic(statistics, kMean, i);
+    call.positives.count[i] = std::llround(static_cast<double>(statistics[kCount * call.m + i]));
+  }
 }
 
 }  // namespace

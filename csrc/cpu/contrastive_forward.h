@@ -1,32 +1,11 @@
 // The forward pass around the tile kernels: statistics and losses.
 #pragma once
 
-#include "contrastive_false_negatives.h"
+#include "contrastive_own.h"
+#include "contrastive_spread.h"
 
 namespace clead {
 namespace {
-
-constexpr double kNone = -std::numeric_limits<double>::infinity();
-
-double log_of(double sum, double max, double lowest) {
-  return max < lowest || sum == 0 ? kNone : std::log(sum) + max / kLog2e;
-}
-
-double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
-
-// The logit of a listed pair of the sigmoid loss.
-template <class T>
-double listed_logit(const Call<T>& call, int64_t i, int64_t at) {
-  return call.listed_score(i, at) / call.args.temperature + *call.args.bias;
-}
-
-// What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
-// as that, the nearest number.
-template <class T>
-T shift_for(const Call<T>& call, double log) {
-  if (call.p.bounded) return call.p.top;
-  return static_cast<T>(std::fabs(log) < 4e6 ? std::floor(log) : log);
-}
 
 // The k largest cosines of negatives in every row, and where they are: finish(i, best, column), descending.
 template <class T, class Finish>
@@ -57,13 +36,6 @@ void find_cuts(Call<T>& call, T* cuts) {
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
 }
 
-// -log of the probability of every listed positive of row i where its denominator is its own: visit(at, value).
-template <class T, class Visit>
-void own_positives(const Call<T>& call, int64_t i, double over_negatives, double mean, Visit&& visit) {
-  for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    visit(at, softplus(over_negatives - (call.listed_score(i, at) - mean) / call.args.temperature));
-}
-
 // The loss of row i from n and p, without the term of Spread.
 template <class T>
 double row_loss(const Call<T>& call, int64_t i, double n, double p, double mean) {
@@ -75,6 +47,7 @@ double row_loss(const Call<T>& call, int64_t i, double n, double p, double mean)
     case Denominator::negatives: return n == kNone ? 0 : inside ? n - p + std::log(count) : n;
     case Denominator::own_positive: break;
   }
+  if (own_in_tile(call)) return 0;  // own_losses follows
   double sum = 0, least = std::numeric_limits<double>::infinity();
   own_positives(call, i, n, mean, [&](int64_t, double value) { sum += value, least = std::min(least, value); });
   if (!inside) return sum / count;
@@ -92,54 +65,6 @@ double log_positives(const Call<T>& call, int64_t i, double mean) {
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
     sum += std::exp((call.listed_score(i, at) - max) / call.args.temperature);
   return std::log(sum) + (max - mean) / call.args.temperature;
-}
-
-// The factor that makes p_ij of the exponentials of row i; sets the row's shift.
-template <class T>
-double prepare_share(Call<T>& call, int64_t i, double n, double p, double mean) {
-  const double mass = 1 / (1 + std::exp(p - n)), log_negatives = (n + mean / call.args.temperature) * kLog2e;
-  call.a.shift[i] = 0;
-  if (n == kNone) return 0;
-  call.a.shift[i] = shift_for(call, log_negatives);
-  return mass * std::exp2(static_cast<double>(call.a.shift[i]) - log_negatives);
-}
-
-// Adds the term of Spread to the losses, in a second pass over the pairs, and what its gradient needs to the statistics.
-template <class T>
-void add_spread(Call<T>& call, T* loss, T* statistics) {
-  auto& a = call.a;
-  a.shift = call.vector(call.m, T(0));
-  for (double** sums : {&a.spread.logs, &a.spread.odds, &a.spread.others.sum}) *sums = call.doubles(call.m, 0.0);
-  const Buffer<bool> dominant(call.padded(call.m), false);
-  a.spread.share = call.vector(call.m, T(0)), a.spread.dominant = dominant.data();
-  a.spread.others.max = call.vector(call.m, static_cast<T>(-1e33));
-  parallel_rows(call.m, [&](int64_t i) {
-    const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
-    if (call.positives.count[i] > 0)
-      a.spread.share[i] = static_cast<T>(prepare_share(call, i, n, p, call.mean_positive(i)));
-  });
-  call.for_each_tile(true, [&](int64_t i, int64_t j, T* strip) {
-    if constexpr (sizeof(T) == 4)
-      if (call.bf16) {
-        CLEAD_BF16_CALL(bf16_spread(call.p, call.q, i, j, strip));
-        return;
-      }
-    CLEAD_ISA_CALL(contrast_spread(call.p, i, j, strip));
-  });
-  for (int64_t i = 0; i < call.m; ++i) {
-    if (call.positives.count[i] == 0) continue;
-    double sum = a.spread.logs[i];
-    if (dominant[i]) {
-      const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
-      const double of_positives = -softplus(n - p);
-      const double of_others = log_of(a.spread.others.sum[i] * a.spread.share[i], a.spread.others.max[i], -1e29);
-      const double complement = of_positives + softplus(of_others - of_positives);
-      call.keep(statistics, kComplement, i, complement);
-      sum -= complement;
-    }
-    loss[i] = static_cast<T>(static_cast<double>(loss[i]) + call.args.spread * sum);
-    statistics[kOdds * call.m + i] = static_cast<T>(a.spread.odds[i]);
-  }
 }
 
 template <class T>
@@ -171,6 +96,10 @@ Buffer<double> log_negatives(Call<T>& call, double power) {
   const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
   a.negatives = sums(call.m), a.positives = sums(call.m);
   b.negatives = sums(call.n), b.positives = sums(call.n);
+  if (call.p.attract) {
+    a.attracted = {call.doubles(call.m, 0.0), call.doubles(call.m, 0.0)};
+    b.attracted = {call.doubles(call.n, 0.0), call.doubles(call.n, 0.0)};
+  }
   visit_forward(call);
   Buffer<double> logs(call.m);
   parallel_rows(call.m,
@@ -235,6 +164,7 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
   const Buffer<double> negatives = log_negatives(call, 1 + beta_of(args));
   const Sums<T> as_row = a.positives, as_column = b.positives;
+  if (call.p.attract) count_attracted(call, statistics);
   const Reweighted<T> reweighted(call);
   parallel_rows(call.m, [&](int64_t i) {
     const int64_t count = call.positives.count[i];
@@ -243,8 +173,8 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
     if (count == 1)
       p = std::isnan(mean) ? mean : 0;
     else if (count > 1)
-      p = call.positives.grouped ? log_sum(call, as_row, as_column, call.p.k, i) - mean / args.temperature
-                                 : log_positives(call, i, mean);
+      p = log_add(a.group == nullptr ? kNone : log_sum(call, as_row, as_column, call.p.k, i) - mean / args.temperature,
+                  call.positives.grouped ? kNone : log_positives(call, i, mean));
     if (is_reweighted(args)) n = reweighted.keep(statistics, i, negatives[i], p, mean);
     loss[i] = static_cast<T>(row_loss(call, i, n, p, mean));
     counts[i] = count;
@@ -252,6 +182,7 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
     call.keep(statistics, kPositives, i, p);
   });
   if (args.spread > 0) add_spread(call, loss, statistics);
+  if (own_in_tile(call)) own_losses(call, loss, statistics);
 }
 
 // The most similar other candidate of every row, -1 where there is none.

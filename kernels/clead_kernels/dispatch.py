@@ -22,9 +22,6 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_NATIVE_RULES = (("treatment", ("eliminate", "weight")),)
-# Many positives in a row, as labels give, would have to be listed for denominators of their own.
-_NATIVE_LABELS = (*_NATIVE_RULES, ("denominator", ("all", "negatives")))
 _TRITON_RULES = (
     ("topk", ("no",)),
     ("self_index", ("no",)),
@@ -77,10 +74,7 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
-    *(
-        Support(op, "native", devices=("cpu",), features=_NATIVE_LABELS if op == "sup_con" else _NATIVE_RULES)
-        for op in _CONTRASTIVE
-    ),
+    *(Support(op, "native", devices=("cpu",)) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.kernels,
     pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}"),
 ]
-NEVER = -math.inf
+NEVER, ATTRACT = -math.inf, -1.0
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -43,7 +43,7 @@ def scores_of(a, b, metric):
 
 def formula(door, a, b, t, cut, weight, *, normalize=True, metric="cosine", beta=0.0, debias=0.0, denominator="all",
             inside=False, spread=0.0):  # fmt: skip
-    """Row losses from logits [M, N]; pairs with a cosine above ``cut`` count ``weight`` as negatives."""
+    """Row losses from logits [M, N]; pairs with a cosine above ``cut`` count ``weight`` as negatives, or attract."""
     rows, columns, alone = pairs_of(door, len(a), len(a) if b is None else len(b))
     b = a if alone else b
     cosine = F.normalize(a.detach(), eps=1e-12) @ F.normalize(b.detach(), eps=1e-12).T
@@ -51,7 +51,9 @@ def formula(door, a, b, t, cut, weight, *, normalize=True, metric="cosine", beta
     s = scores_of(a, b, metric) / t
     itself = torch.eye(len(a), dtype=torch.bool) if alone else torch.zeros(s.shape, dtype=torch.bool)
     positive = (rows[:, None] == columns) & ~itself
-    kappa = torch.ones_like(s).masked_fill(cosine > cut, weight).masked_fill(positive | itself, 0.0)
+    if weight == ATTRACT:
+        positive = positive | ((cosine > cut) & ~itself)
+    kappa = torch.ones_like(s).masked_fill(cosine > cut, max(weight, 0.0)).masked_fill(positive | itself, 0.0)
     negative = s + kappa.log()
     total = negative.logsumexp(1)
     if beta:
@@ -77,7 +79,9 @@ def formula(door, a, b, t, cut, weight, *, normalize=True, metric="cosine", beta
 
 def ours(door, a, b, t, cut, weight, *, beta=0.0, inside=False, impl="native", **form):
     form |= {"hard_negative_beta": beta, "positives_reduction": "inside" if inside else "mean"}
-    rule = None if cut > 1 else FalseNegatives(threshold=cut, treatment="weight", weight=weight)
+    rule = None if cut > 1 else FalseNegatives(threshold=cut, treatment="weight", weight=max(weight, 0.0))
+    if weight == ATTRACT and rule is not None:
+        rule = FalseNegatives(threshold=cut, treatment="attract")
     form |= {"temperature": t, "false_negatives": rule, "reduction": "none", "impl": impl}
     rows, columns, alone = pairs_of(door, len(a), len(a) if b is None else len(b))
     if door == "nt_xent":
@@ -112,6 +116,7 @@ FORMS = {
     "euclidean, spread": {"metric": "euclidean", "spread": 0.3},
     "euclidean, hard": {"metric": "euclidean", "beta": 0.4},
     "hard, debiased, own": {"beta": 0.5, "debias": 0.02, "denominator": "own_positive"},
+    "debiased, own, inside": {"debias": 0.02, "denominator": "own_positive", "inside": True},
     "euclidean, own, inside": {"metric": "euclidean", "denominator": "own_positive", "inside": True},
 }
 DOORS = ("nt_xent", "info_nce", "sup_con", "sup_con, pairs", "sup_con, candidates")
@@ -128,8 +133,6 @@ def data(door, m, n, d, dtype, seed=1):
 
 def agree(door, name, cut, weight, m, n, d, t, dtype):
     form = FORMS[name]
-    if form.get("denominator") == "own_positive" and door.startswith("sup_con"):
-        return  # many positives with denominators of their own
     a, b = data(door, m, n, d, dtype)
     if not form.get("normalize", True):
         t *= d  # logits of the size that cosines have
@@ -140,11 +143,11 @@ def agree(door, name, cut, weight, m, n, d, t, dtype):
         gradient = index > 0 and value.dim() == 2
         logit = 1e-12 if dtype == torch.float64 else 4e-7
         bound = (torch.finfo(dtype).eps if gradient else 0) + logit * (2 + 4 / t) * (1 + 2 * form.get("beta", 0))
-        if "debias" in form or "spread" in form:  # both subtract what may be close, the formula as well
-            bound *= 4
+        # These subtract what may be close; the formula does it, too, and in the term of spread carelessly.
+        bound *= 64 if "spread" in form else 4 if "debias" in form else 1
         size = expected.norm() + (1e-3 if gradient else 0.1 * len(a) ** 0.5 if index == 0 else 0.1 * len(a) / t)
-        if value.dim() == 0 and dtype == torch.bfloat16:
-            bound += 2**-8
+        if value.dim() == 0 and dtype == torch.bfloat16:  # rounded before the second product
+            bound += 2**-6
         error = (value.double() - expected).norm() / size
         assert error <= bound, (door, name, cut, weight, m, n, d, t, dtype, index, float(error), bound)
 
@@ -152,7 +155,7 @@ def agree(door, name, cut, weight, m, n, d, t, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", FORMS)
 def test_values_and_gradients(name, dtype):
-    for door, (cut, weight, t) in product(DOORS, ((2.0, 1.0, 0.03), (0.31, 0.0, 0.2), (0.29, 0.4, 2.0))):
+    for door, (cut, weight, t) in product(DOORS, ((2.0, 1.0, 0.03), (0.31, 0.4, 0.2), (0.33, ATTRACT, 2.0))):
         agree(door, name, cut, weight, 106, 75, 17, t, dtype)
 
 

@@ -13,6 +13,7 @@
 namespace clead {
 
 constexpr int64_t kStrip = 96;         // rows of a strip; every register tile's height and width divides it
+constexpr int64_t kColumnSums = 6;  // vectors as wide as a block behind a strip
 constexpr double kTinyNorm = 1e-12;    // rows with a smaller norm are divided by this and get no gradient
 constexpr double kLog2e = 1.4426950408889634074;
 
@@ -36,6 +37,23 @@ struct Spread {
   T *scale, *shift;       // weight * (p * (factor + p / (1 - p)) - scale * 2^(k c_ij - shift)); scale 0: no dominant one
 };
 
+// Positives in the tile with denominators of their own: y = k c_ij - log2 of the sum of row i's negatives, which is shift +
+// rest, and 1 / (1 + 2^-y) the probability of the positive.
+template <class T>
+struct Own {
+  T *shift, *rest;
+  double *logs, *complements;  // forward: sums over positives of -log(probability) and 1 - probability
+  Sums<T> shares, products;    // forward: of probabilities, and of these times their complements
+  T* weight;                   // backward: the gradient by s_ij is weight * share * (1 - probability); share is 1, or
+  T *share_shift, *share_scale;  // if averaged inside the logarithm 2^(k c_ij - share_shift) * share_scale / (1 + 2^y),
+  T* share;                    // which is share / (1 + 2^-y)
+};
+
+// False negatives that became positives, of each row: how many, and the sum of their c_ij.
+struct Attracted {
+  double *count, *dots;
+};
+
 // The largest cosines of negatives in each row, descending, and their columns.
 template <class T>
 struct Search {
@@ -52,7 +70,7 @@ struct Rows {
   T* panels;              // [padded / panel, d, panel]: the same, transposed in panels
   double* inverse_norm;   // 1 / max(norm, tiny)
   bool* gradient;         // norm >= tiny
-  const int32_t* group;   // positives of other rows by equality; null if the positives are listed
+  const int32_t* group;   // positives of other rows by equality; null if they are listed and none is attracted
   const int32_t* cluster_as_row;     // false negatives by equality of one's as_row and the other's as_column
   const int32_t* cluster_as_column;  // [levels, padded] each
   int64_t cluster_step;              // padded
@@ -60,6 +78,7 @@ struct Rows {
   const T* cosine_scale;  // inverse norms where c_ij is no cosine but the rules need one, else 1
   const T* square;        // squared norms of the rows as they are in unit, where c_ij is a distance
   Sums<T> negatives, positives;      // forward: seen as row (anchors), seen as column (candidates)
+  Attracted attracted;               // the same
   T *alpha, *gamma, *rho;            // backward: weights of e_ij for negatives, for positives, and what is subtracted
   T *shift, *positive_shift;         // backward: integers; e_ij is 2^(k c_ij - shift) where exponents range too far
   T *soft_alpha, *soft_shift;        // backward: of a second exponential of negatives
@@ -67,6 +86,7 @@ struct Rows {
   double* weight_sum;                // backward: sums of the gradients by s_ij; null if nobody needs them
   double* score_sum;                 // backward, anchors: of these times c_ij (symmetric: twice); null likewise
   Spread<T> spread;
+  Own<T> own;
 };
 
 template <class T>
@@ -80,9 +100,12 @@ struct Contrast {
   bool euclidean;         // c_ij is minus a squared distance
   bool sigmoid;           // every pair is classified on its own
   bool soft;              // backward: negatives have a second exponential, 2^(k_soft c_ij - soft_shift)
+  bool own;               // positives are as in Own
+  bool inside;            // and averaged inside the logarithm
   bool false_negatives;   // some rule is given
   bool threshold_only;    // and it is a threshold on c_ij itself
   bool all_rules;
+  bool attract;           // false negatives are positives, else they have a weight
   int64_t levels;         // of clusters, one of which suffices
   bool need_a, need_b;
   T weight;               // of a false negative
@@ -100,6 +123,7 @@ struct Contrast {
   void contrast_forward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);        \
   void contrast_backward(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);       \
   void contrast_spread(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);         \
+  void contrast_own(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip);            \
   void contrast_search(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip, const Search<T>&); \
   void contrast_pack(const Contrast<T>&, Rows<T>&, int64_t begin, int64_t end);                        \
   void contrast_set(double& dot, const T*, const T*, int64_t);                                          \

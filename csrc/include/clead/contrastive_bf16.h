@@ -33,6 +33,7 @@ struct Contrast16 {
   void bf16_forward(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip);                  \
   void bf16_backward(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip, uint16_t* half); \
   void bf16_spread(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip);                   \
+  void bf16_own(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip);                      \
   void bf16_search(const Contrast<float>&, const Contrast16&, int64_t i, int64_t j, float* strip,                    \
                    const Search<float>&);                                                                            \
   }

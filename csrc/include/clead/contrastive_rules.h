@@ -14,37 +14,36 @@ constexpr T kNever = static_cast<T>(-1e30);  // a dot product that no threshold 
 template <class T>
 constexpr T kLowest = static_cast<T>(-1e33);
 
-enum class FalseNegative { none, threshold, general };
+enum class FalseNegative { none, threshold, general, attract };
 
 template <bool IsBoth, FalseNegative Is, bool IsGrouped>
 struct RulesOf {
   static constexpr bool kBoth = IsBoth;        // the tile also serves the columns, as rows
   static constexpr FalseNegative kFalse = Is;
   static constexpr bool kGrouped = IsGrouped;  // positives are in the tile
+  static constexpr bool kAttract = Is == FalseNegative::attract;
+  static constexpr bool kGeneral = Is == FalseNegative::general || kAttract;
+  static constexpr bool kWeighs = Is != FalseNegative::none && !kAttract;
 };
 
 // Calls visit with the rules of p as a type. In float64, which is not tuned, all rules are general ones.
-template <class T, class Visit>
-CLEAD_INLINE void with_rules(const Contrast<T>& p, bool both, Visit&& visit) {
+template <bool Both, class T, class Visit>
+CLEAD_INLINE void with_rules_of(const Contrast<T>& p, Visit&& visit) {
   constexpr bool kTuned = sizeof(T) == 4;
-  const auto grouped = [&]<bool Both, FalseNegative Is>() {
+  const auto grouped = [&]<FalseNegative Is>() {
     if (p.list_start == nullptr)
       visit(RulesOf<Both, Is, true>{});
     else
       visit(RulesOf<Both, Is, false>{});
   };
-  const auto false_negatives = [&]<bool Both>() {
-    if (kTuned && p.threshold_only)
-      grouped.template operator()<Both, kTuned ? FalseNegative::threshold : FalseNegative::general>();
-    else if (!p.false_negatives)
-      grouped.template operator()<Both, FalseNegative::none>();
-    else
-      grouped.template operator()<Both, FalseNegative::general>();
-  };
-  if (both)
-    false_negatives.template operator()<true>();
+  if (p.attract)
+    visit(RulesOf<Both, FalseNegative::attract, true>{});
+  else if (kTuned && p.threshold_only)
+    grouped.template operator()<kTuned ? FalseNegative::threshold : FalseNegative::general>();
+  else if (!p.false_negatives)
+    grouped.template operator()<FalseNegative::none>();
   else
-    false_negatives.template operator()<false>();
+    grouped.template operator()<FalseNegative::general>();
 }
 
 // The cosine of pairs with these c_ij, of a row with this scale and squared norm.
@@ -54,6 +53,22 @@ CLEAD_INLINE Vec<T> cosines(const Contrast<T>& p, Vec<T> c, Vec<T> scale, Vec<T>
   return c * (scale * load(p.b->cosine_scale + j));
 }
 
+template <class T, class Visit>
+CLEAD_INLINE void with_rules(const Contrast<T>& p, bool both, Visit&& visit) {
+  if (both)
+    with_rules_of<true>(p, visit);
+  else
+    with_rules_of<false>(p, visit);
+}
+
+// What pairs of one row and kLanes columns are to the row, or to the columns.
+template <class T>
+struct Kind {
+  Mask<T> positive;   // in the tile, attracted or not
+  Mask<T> attracted;  // false negatives, of this kind
+  Mask<T> lowered;    // or of that
+};
+
 // Which pairs of one row and kLanes columns are false negatives of the row, or of the columns.
 template <class T, class R>
 struct Pick {
@@ -61,7 +76,7 @@ struct Pick {
     Pick row;
     row.i = i;
     if constexpr (R::kFalse != FalseNegative::none) row.threshold = all(p.a->threshold[i]);
-    if constexpr (R::kFalse == FalseNegative::general) {
+    if constexpr (R::kGeneral) {
       row.scale = all(p.a->cosine_scale[i]);
       row.square = p.euclidean ? all(p.a->square[i]) : Vec<T>{};
       row.as_row = Mask<T>{} + p.a->cluster_as_row[i];
@@ -99,8 +114,24 @@ struct Pick {
     return either(p, cosine > cut, same<false>(p, j));
   }
 
-  inline __attribute__((always_inline)) Mask<T> positive(const Contrast<T>& p, int64_t j) const {
-    return group == ids(p.b->group + j, T());
+  template <bool OfRow>
+  inline __attribute__((always_inline)) Kind<T> kind(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
+    Kind<T> out{};
+    if constexpr (R::kGrouped) out.positive = group == ids(p.b->group + j, T());
+    if constexpr (R::kFalse != FalseNegative::none) {
+      Mask<T> is_false;
+      if constexpr (OfRow)
+        is_false = for_row(p, dot, j);
+      else
+        is_false = for_column(p, dot, j);
+      if constexpr (R::kAttract) {  // pairs that are left out or listed are neither
+        out.attracted = is_false & ~out.positive & (dot > all(kNever<T> / 10));
+        out.positive |= out.attracted;
+      } else {
+        out.lowered = is_false;
+      }
+    }
+    return out;
   }
 
   int64_t i;
@@ -112,6 +143,7 @@ struct Pick {
 template <class T>
 struct Exponents {
   Vec<T> negative, positive;
+  Kind<T> kind;
 };
 
 // Rounded once if their size is bounded; a huge exponent less its own rounded value would leave a large rest.
@@ -124,19 +156,11 @@ CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick
     return larger<T>(p.normalized ? fma(dot, k, -offset) : dot * k - offset, lowest);
   };
   const Vec<T> x = less(all(Soft ? p.k_soft : p.k_negatives), negative_offset);
-  Exponents<T> out{x, lowest};
-  if constexpr (R::kFalse != FalseNegative::none) {
-    Mask<T> is_false;
-    if constexpr (OfRow)
-      is_false = pick.for_row(p, dot, j);
-    else
-      is_false = pick.for_column(p, dot, j);
-    out.negative = is_false ? x + log : x;
-  }
+  Exponents<T> out{x, lowest, pick.template kind<OfRow>(p, dot, j)};
+  if constexpr (R::kWeighs) out.negative = out.kind.lowered ? x + log : x;
   if constexpr (R::kGrouped) {
-    const Mask<T> positive = pick.positive(p, j);
-    out.positive = positive ? less(all(p.k), positive_offset) : lowest;
-    out.negative = positive ? lowest : out.negative;
+    out.positive = out.kind.positive ? less(all(p.k), positive_offset) : lowest;
+    out.negative = out.kind.positive ? lowest : out.negative;
   }
   return out;
 }

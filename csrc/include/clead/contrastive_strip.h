@@ -10,17 +10,17 @@ namespace {
 template <class T>
 struct ColumnSums {
   ColumnSums(T* memory, int64_t block)
-      : negatives(memory), positives(memory + block), negative_max(memory + 2 * block),
-        positive_max(memory + 3 * block), block(block) {}
+      : negatives(memory), positives(memory + block), attracted(memory + 2 * block), dots(memory + 3 * block),
+        negative_max(memory + 4 * block), positive_max(memory + 5 * block), block(block) {}
 
   void clear() const {
-    std::fill(negatives, negatives + 2 * block, T(0));
+    std::fill(negatives, negatives + 4 * block, T(0));
     std::fill(negative_max, negative_max + 2 * block, kLowest<T>);
   }
 
   void add_to(Rows<T>& x, int64_t j0, bool bounded) const;
 
-  T *negatives, *positives, *negative_max, *positive_max;
+  T *negatives, *positives, *attracted, *dots, *negative_max, *positive_max;
   int64_t block;
 };
 
@@ -44,8 +44,33 @@ void ColumnSums<T>::add_to(Rows<T>& x, int64_t j0, bool bounded) const {
       merge(x.negatives, j0 + c, negatives[c], negative_max[c]);
       merge(x.positives, j0 + c, positives[c], positive_max[c]);
     }
+    if (x.attracted.count != nullptr) {
+      x.attracted.count[j0 + c] += static_cast<double>(attracted[c]);
+      x.attracted.dots[j0 + c] += static_cast<double>(dots[c]);
+    }
   }
 }
+
+template <class T>
+CLEAD_INLINE void add(T* sums, Vec<T> x) {
+  store(sums, load(sums) + x);
+}
+
+// How many positives some pairs attracted, and their dot products.
+template <class T>
+struct Found {
+  CLEAD_INLINE Found of(Mask<T> attracted, Vec<T> dot) {
+    const Vec<T> zero{};
+    return {attracted ? all<T>(1) : zero, attracted ? dot : zero};
+  }
+
+  void add_to(const Attracted& sums, int64_t i) const {
+    sums.count[i] += static_cast<double>(total<T>(count));
+    sums.dots[i] += static_cast<double>(total<T>(dots));
+  }
+
+  Vec<T> count, dots;
+};
 
 // One exponential for row and column: all are relative to the bound of the exponents.
 template <class T, class R>
@@ -55,26 +80,35 @@ void forward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0,
   for (int64_t r = 0; r < rows; ++r) {
     const auto pick = Pick<T, R>::of(p, i0 + r);
     Vec<T> negatives{}, positives{};
+    Found<T> found{};
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       const Vec<T> dot = load(strip + r * p.block + c), e = exp2<T>(fma(dot, k, -top));
-      Vec<T> of_row = e, of_column = e;
-      if constexpr (R::kFalse != FalseNegative::none) {
-        of_row = pick.for_row(p, dot, j0 + c) ? e * weight : e;
-        if constexpr (R::kBoth) of_column = pick.for_column(p, dot, j0 + c) ? e * weight : e;
+      const auto negative = [&](const Kind<T>& kind) {
+        Vec<T> x = e;
+        if constexpr (R::kWeighs) x = kind.lowered ? e * weight : e;
+        if constexpr (R::kGrouped) x = kind.positive ? zero : x;
+        return x;
+      };
+      const Kind<T> of_row = pick.template kind<true>(p, dot, j0 + c);
+      if constexpr (R::kBoth) {
+        const Kind<T> of_column = pick.template kind<false>(p, dot, j0 + c);
+        add(sums.negatives + c, negative(of_column));
+        if constexpr (R::kGrouped) add(sums.positives + c, of_column.positive ? e : zero);
+        if constexpr (R::kAttract) {
+          const auto here = Found<T>::of(of_column.attracted, dot);
+          add(sums.attracted + c, here.count), add(sums.dots + c, here.dots);
+        }
       }
-      if constexpr (R::kGrouped) {
-        const Mask<T> positive = pick.positive(p, j0 + c);
-        const Vec<T> kept = positive ? e : zero;
-        of_row = positive ? zero : of_row;
-        of_column = positive ? zero : of_column;
-        positives += kept;
-        if constexpr (R::kBoth) store(sums.positives + c, load(sums.positives + c) + kept);
+      negatives += negative(of_row);
+      if constexpr (R::kGrouped) positives += of_row.positive ? e : zero;
+      if constexpr (R::kAttract) {
+        const auto here = Found<T>::of(of_row.attracted, dot);
+        found.count += here.count, found.dots += here.dots;
       }
-      negatives += of_row;
-      if constexpr (R::kBoth) store(sums.negatives + c, load(sums.negatives + c) + of_column);
     }
     p.a->negatives.sum[i0 + r] += static_cast<double>(total<T>(negatives));
     if constexpr (R::kGrouped) p.a->positives.sum[i0 + r] += static_cast<double>(total<T>(positives));
+    if constexpr (R::kAttract) found.add_to(p.a->attracted, i0 + r);
   }
 }
 
@@ -87,10 +121,15 @@ void forward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j
     const auto pick = Pick<T, R>::of(p, i0 + r);
     const T* row = strip + r * p.block;
     Vec<T> negative_max = lowest, positive_max = lowest, negatives{}, positives{};
+    Found<T> found{};
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       const auto x = exponents<T, R, true>(p, pick, row + c, j0 + c, log);
       negative_max = larger<T>(negative_max, x.negative);
       positive_max = larger<T>(positive_max, x.positive);
+      if constexpr (R::kAttract) {
+        const auto here = Found<T>::of(x.kind.attracted, load(row + c));
+        found.count += here.count, found.dots += here.dots;
+      }
     }
     const Vec<T> negative_top = all(largest<T>(negative_max)), positive_top = all(largest<T>(positive_max));
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
@@ -100,15 +139,21 @@ void forward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j
     }
     merge(p.a->negatives, i0 + r, total<T>(negatives), negative_top[0]);
     if constexpr (R::kGrouped) merge(p.a->positives, i0 + r, total<T>(positives), positive_top[0]);
+    if constexpr (R::kAttract) found.add_to(p.a->attracted, i0 + r);
   }
   if constexpr (!R::kBoth) return;
   for (int64_t c = 0; c < columns; c += kLanes<T>) {
     const Vec<T> negative_old = load(sums.negative_max + c), positive_old = load(sums.positive_max + c);
     Vec<T> negative_max = negative_old, positive_max = positive_old;
     for (int64_t r = 0; r < rows; ++r) {
-      const auto x = exponents<T, R, false>(p, Pick<T, R>::of(p, i0 + r), strip + r * p.block + c, j0 + c, log);
+      const T* const at = strip + r * p.block + c;
+      const auto x = exponents<T, R, false>(p, Pick<T, R>::of(p, i0 + r), at, j0 + c, log);
       negative_max = larger<T>(negative_max, x.negative);
       positive_max = larger<T>(positive_max, x.positive);
+      if constexpr (R::kAttract) {
+        const auto here = Found<T>::of(x.kind.attracted, load(at));
+        add(sums.attracted + c, here.count), add(sums.dots + c, here.dots);
+      }
     }
     Vec<T> negatives = load(sums.negatives + c) * exp2<T>(negative_old - negative_max);
     Vec<T> positives = load(sums.positives + c) * exp2<T>(positive_old - positive_max);
@@ -137,23 +182,24 @@ void backward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       T* const at = strip + r * p.block + c;
       const Vec<T> dot = load(at), e = exp2<T>(fma(dot, k, -top));
-      Vec<T> factor = alpha;
-      if constexpr (R::kFalse != FalseNegative::none) factor = pick.for_row(p, dot, j0 + c) ? lowered : alpha;
+      const Kind<T> of_row = pick.template kind<true>(p, dot, j0 + c);
+      Vec<T> factor = alpha, constant{};
+      if constexpr (R::kWeighs) factor = of_row.lowered ? lowered : alpha;
+      if constexpr (R::kGrouped) factor = of_row.positive ? gamma : factor, constant = of_row.positive ? rho : zero;
       if constexpr (R::kBoth) {
-        const Vec<T> other = load(p.b->alpha + j0 + c);
-        if constexpr (R::kFalse != FalseNegative::none)
-          factor += pick.for_column(p, dot, j0 + c) ? other * weight : other;
-        else
-          factor += other;
+        const Kind<T> of_column = pick.template kind<false>(p, dot, j0 + c);
+        Vec<T> other = load(p.b->alpha + j0 + c);
+        if constexpr (R::kWeighs) other = of_column.lowered ? other * weight : other;
+        if constexpr (R::kGrouped) {
+          other = of_column.positive ? load(p.b->gamma + j0 + c) : other;
+          constant += of_column.positive ? load(p.b->rho + j0 + c) : zero;
+        }
+        factor += other;
       }
-      if constexpr (R::kGrouped) {
-        const Mask<T> positive = pick.positive(p, j0 + c);
-        Vec<T> of_positive = gamma, constant = rho;
-        if constexpr (R::kBoth) of_positive += load(p.b->gamma + j0 + c), constant += load(p.b->rho + j0 + c);
-        store(at, fma(e, positive ? of_positive : factor, positive ? -constant : zero));
-      } else {
+      if constexpr (R::kGrouped)
+        store(at, fma(e, factor, -constant));
+      else
         store(at, e * factor);
-      }
     }
   }
 }
@@ -172,7 +218,7 @@ CLEAD_INLINE Vec<T> shifted_gradient(const Contrast<T>& p, const Pick<T, R>& pic
   Vec<T> gradient = capped_exp2<T>(x.negative) * alpha;
   if constexpr (R::kGrouped) {
     const Vec<T> of_positive = fma(capped_exp2<T>(x.positive), gamma, -rho);
-    gradient = pick.positive(p, j) ? of_positive : gradient;
+    gradient = x.kind.positive ? of_positive : gradient;
   }
   return gradient;
 }

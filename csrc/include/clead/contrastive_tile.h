@@ -1,10 +1,9 @@
 // A tile of pairs, strip by strip, whatever computes the products: for *.isa.cpp and *.bf16.cpp only.
 #pragma once
 
+#include "clead/contrastive_own.h"
 #include "clead/contrastive_search.h"
 #include "clead/contrastive_sigmoid.h"
-#include "clead/contrastive_spread.h"
-#include "clead/contrastive_strip.h"
 
 namespace clead {
 namespace {
@@ -98,8 +97,20 @@ void spread_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, 
   for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
     dots(t);
     leave_out(p, t, strip);
-    with_rules<T>(p, false, [&](auto rules) {
+    with_rules_of<false>(p, [&](auto rules) {
       forward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+    });
+  });
+}
+
+// The second forward pass of Own; the tile serves its rows only.
+template <class T, class Dots>
+void own_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots) {
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    with_rules_of<false>(p, [&](auto rules) {
+      if constexpr (rules.kGrouped) forward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
     });
   });
 }
@@ -121,13 +132,16 @@ void search_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, 
 template <class T, class Dots, class Accumulate>
 void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots,
                    Accumulate&& accumulate) {
-  T* const scores = strip + (kStrip + 4) * p.block;
+  T* const scores = strip + (kStrip + kColumnSums) * p.block;
   const auto gradients = [&](const Tile<T>& t) {
     if (p.sigmoid) return backward_sigmoid(p, t.i0, t.rows, t.columns, strip);
     with_rules<T>(p, p.symmetric, [&](auto rules) {
-      if (p.spread)
-        backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
-      else if (p.soft)
+      constexpr auto is = rules;
+      if constexpr (is.kGrouped)
+        if (p.own) return backward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      if constexpr (!is.kBoth)
+        if (p.spread) return backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      if (p.soft)
         backward_soft<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
       else if (p.bounded)
         backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
