@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cases import Case, Inputs, Loss, Perturb, Similarity
+from .cases import SIGMOID_BIAS, Case, Inputs, Loss, Perturb, Similarity
 
 
 class Unavailable(Exception):
@@ -71,6 +71,22 @@ def eager_clip(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | None, reduc
     return (
         F.cross_entropy(logits, target, reduction=reduction) + F.cross_entropy(logits.t(), target, reduction=reduction)
     ) / 2
+
+
+def eager_sigmoid_loss(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
+    """SigLIP's algorithm 1, with the bias that ``sigmoid_loss`` has by default."""
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).t() / case.temperature + SIGMOID_BIAS
+    signs = 2 * torch.eye(*logits.shape, device=a.device, dtype=a.dtype) - 1
+    rows = -F.logsigmoid(signs * logits).sum(1)
+    return rows.mean() if reduction == "mean" else rows
+
+
+def eager_instance_margin(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
+    """The margin of Carlini and Wagner as attack toolboxes write it: the largest of the others by a mask."""
+    scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).t() / case.temperature
+    own = torch.eye(*scores.shape, device=a.device, dtype=torch.bool)
+    rows = scores.masked_fill(own, -torch.inf).amax(1) - scores.diagonal()
+    return rows.mean() if reduction == "mean" else rows
 
 
 # --- a careful eager form --------------------------------------------------------------------------------------------
@@ -134,6 +150,8 @@ def check_linear_cross_entropy(case: Loss) -> None:
         raise Unavailable(f"torch {torch.__version__} has no F.linear_cross_entropy")
     if case.alone:
         raise Unavailable("F.linear_cross_entropy cannot leave out the diagonal")
+    if case.op in ("sigmoid_loss", "instance_margin"):
+        raise Unavailable(f"{case.op} is no cross-entropy")
 
 
 # --- similarity ------------------------------------------------------------------------------------------------------
@@ -237,6 +255,8 @@ EAGER: dict[str, Callable[..., Any]] = {
     "sup_con": eager_sup_con,
     "info_nce": eager_info_nce,
     "clip_loss": eager_clip,
+    "sigmoid_loss": eager_sigmoid_loss,
+    "instance_margin": eager_instance_margin,
     "similarity": eager_similarity,
     "similarity_topk": eager_topk,
     "pgd_step_": eager_pgd_step,

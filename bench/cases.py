@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+SIGMOID_BIAS = -10.0  # what sigmoid_loss has by default
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -239,6 +240,8 @@ def _quick() -> list[Case]:
         Loss("nt_xent", 512, temperature=0.1, classes=10, threshold=0.5),
         Similarity("similarity", 512, 512),
         Loss("clip_loss", 512, temperature=0.07),
+        Loss("sigmoid_loss", 512, temperature=0.1),
+        Loss("instance_margin", 512),
         Perturb("project_", (128, 3, 32, 32), "l2"),
         Perturb("random_start_", (128, 3, 32, 32)),
     ]
@@ -247,6 +250,7 @@ def _quick() -> list[Case]:
 def _standard(cuda: bool) -> list[Case]:
     sizes = (512, 1000, 1024, 4096, 8192, 16384, *((32768, 65536) if cuda else ()))
     cases: list[Case] = [Loss("nt_xent", n, dtype=dtype) for n in sizes for dtype in ("fp32", "bf16")]
+    cases.append(Loss("instance_margin", 4096))  # in bfloat16 eager takes another one for the most similar candidate
     for dtype in ("fp32", "bf16"):
         cases += [
             Loss("nt_xent", 4096, dim=512, dtype=dtype),
@@ -256,6 +260,7 @@ def _standard(cuda: bool) -> list[Case]:
             Loss("info_nce", 4096, temperature=0.1, dtype=dtype),
             Loss("info_nce", 512, columns=65536, temperature=0.1, dtype=dtype),
             Loss("clip_loss", 4096, temperature=0.07, dtype=dtype),
+            Loss("sigmoid_loss", 4096, temperature=0.1, dtype=dtype),
             Similarity("similarity", 4096, 4096, dtype=dtype),
             Similarity("similarity_topk", 1000, 50000, dtype=dtype, k=10),
         ]

@@ -110,4 +110,11 @@ def _our_loss(op: Callable[..., Any], impl: str, case: Loss, inputs: Inputs) -> 
         options["labels"] = inputs.labels
     if case.threshold is not None:
         options["false_negatives"] = clead_kernels.FalseNegatives(threshold=case.threshold)
+    if case.op == "instance_margin":
+        return partial(_reduced, partial(op, **options))
     return partial(op, **options)
+
+
+def _reduced(rows_of: Callable[..., torch.Tensor], *leaves: torch.Tensor, reduction: str) -> torch.Tensor:
+    rows = rows_of(*leaves)
+    return rows.mean() if reduction == "mean" else rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cases import Inputs, Loss, Perturb, Similarity
+from .cases import SIGMOID_BIAS, Inputs, Loss, Perturb, Similarity
 
 BLOCK = 2**22
 """Pairs held at once."""
@@ -31,7 +31,7 @@ def loss(case: Loss, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
 
 
 def _rows(case: Loss, a: Tensor, b: Tensor, start: int, stop: int, labels: Tensor | None) -> Tensor:
-    """logsumexp over the pairs that count, minus the mean over the positives, for rows start … stop - 1."""
+    """Losses of rows start … stop - 1: of most logsumexp over the pairs that count, less a mean over positives."""
     row = torch.arange(start, stop, device=a.device)[:, None]
     column = torch.arange(b.shape[0], device=a.device)[None, :]
     itself = (row == column) & case.alone
@@ -47,6 +47,11 @@ def _rows(case: Loss, a: Tensor, b: Tensor, start: int, stop: int, labels: Tenso
     if case.threshold is not None:
         excluded = itself | ((cosine.detach() > case.threshold) & ~positive)
     logits = cosine / case.temperature
+    if case.op == "sigmoid_loss":
+        logits = logits + SIGMOID_BIAS
+        return torch.logaddexp(torch.where(positive, -logits, logits), torch.zeros_like(logits)).sum(1)
+    if case.op == "instance_margin":
+        return logits.masked_fill(positive, -torch.inf).amax(1) - (logits * positive).sum(1)
     pulled = (logits * positive).sum(1) / positive.sum(1)
     return logits.masked_fill(excluded, -torch.inf).logsumexp(1) - pulled
 

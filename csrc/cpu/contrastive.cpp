@@ -23,19 +23,14 @@ void check(const Arguments& x) {
   STD_TORCH_CHECK(x.denominator >= 0 && x.denominator <= 2, "denominator must be 0, 1 or 2");
   STD_TORCH_CHECK(x.topk >= 0 && x.spread >= 0, "topk and spread must be at least 0");
   STD_TORCH_CHECK(x.spread == 0 || (x.denominator == 0 && !x.inside), "spread is a term of the plain loss");
+  STD_TORCH_CHECK(x.debias >= 0 && x.debias < 1 && x.hard_negative_beta >= 0,
+                  "debias must be in [0, 1) and hard_negative_beta at least 0");
+  STD_TORCH_CHECK(x.debias == 0 || (x.normalize && !x.euclidean), "debias needs normalised rows and cosines");
+  STD_TORCH_CHECK(x.spread == 0 || (x.debias == 0 && x.hard_negative_beta == 0), "spread is a term of the plain loss");
   STD_TORCH_CHECK(!x.candidate_groups || x.groups, "candidate_groups need groups");
   STD_TORCH_CHECK(!x.groups || x.candidate_groups || !x.candidates || x.candidates->size(0) == x.anchors.size(0),
                   "groups need candidate_groups unless there are as many candidates as anchors");
   isa();  // may throw, which must not happen on a worker thread
-}
-
-void check_output(const Tensor& t, ScalarType dtype, int64_t numel, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == dtype && t.is_contiguous() && (t.numel() == numel || t.numel() == 0), name,
-                  " must be contiguous, of the working dtype, with ", numel, " elements or none");
-}
-
-ScalarType working(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 #define CLEAD_ARGUMENTS                                                                                                \
@@ -44,12 +39,12 @@ ScalarType working(const Tensor& x) {
       std::optional<Tensor> groups, std::optional<Tensor> candidate_groups, std::optional<double> threshold,           \
       std::optional<Tensor> row_threshold, int64_t topk, std::optional<Tensor> clusters,                               \
       std::optional<Tensor> candidate_clusters, bool each_level, bool all_rules, bool attract, double weight,          \
-      int64_t denominator, bool inside, double spread
+      int64_t denominator, bool inside, double spread, double debias, double hard_negative_beta, bool euclidean
 #define CLEAD_COLLECTED                                                                                                \
-  {anchors,          candidates, temperature,   normalize, self_offset, self_index,         positive_offset, \
-   positive_index,   groups,     candidate_groups, threshold, row_threshold, topk,          clusters,        \
-   candidate_clusters, each_level, all_rules,    attract,   weight,      denominator,        inside,          \
-   spread}
+  {anchors,            candidates,         temperature,      normalize, self_offset,   self_index,  positive_offset, \
+   positive_index,     groups,             candidate_groups, threshold, row_threshold, topk,        clusters,        \
+   candidate_clusters, each_level,         all_rules,        attract,   weight,        denominator, inside,          \
+   spread,             debias,             hard_negative_beta, euclidean}
 
 void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Tensor statistics) {
   const Arguments args CLEAD_COLLECTED;

@@ -12,9 +12,10 @@ namespace {
 template <class T>
 void dots(const Contrast<T>& p, const Tile<T>& t, T* strip) {
   constexpr int64_t kPanel = 2 * kLanes<T>, kDepth = 256;  // summed in parts: long rows would collect rounding errors
+  const auto product = p.euclidean ? tile_product<T, true> : tile_product<T>;
   for (int64_t k = 0; k < p.d; k += kDepth)
-    tile_product<T>(p.a->unit + t.i0 * p.ld + k, p.ld, 1, p.b->panels + t.j0 * p.d + k * kPanel, kPanel, p.d * kPanel,
-                    strip, p.block, t.rows, t.columns, std::min(kDepth, p.d - k), k > 0);
+    product(p.a->unit + t.i0 * p.ld + k, p.ld, 1, p.b->panels + t.j0 * p.d + k * kPanel, kPanel, p.d * kPanel, strip,
+            p.block, t.rows, t.columns, std::min(kDepth, p.d - k), k > 0);
 }
 
 template <class T>
@@ -78,14 +79,15 @@ void load_row(const S* x, int64_t stride, T* out, double* inverse, bool* gradien
     for (k = 0; k < d; ++k) out[k] = static_cast<T>(number(x[k * stride]) * scale);
 }
 
-template <class T>
-double dot(const T* x, const T* y, int64_t d) {
+// The sum of term(x, y) over a row.
+template <class T, class Term>
+double sum_terms(const T* x, const T* y, int64_t d, const Term& term) {
   constexpr int kParts = 16;
   double parts[kParts] = {};
   int64_t k = 0;
   for (; k + kParts <= d; k += kParts)
-    for (int c = 0; c < kParts; ++c) parts[c] += static_cast<double>(x[k + c]) * static_cast<double>(y[k + c]);
-  for (; k < d; ++k) parts[0] += static_cast<double>(x[k]) * static_cast<double>(y[k]);
+    for (int c = 0; c < kParts; ++c) parts[c] += term(static_cast<double>(x[k + c]), static_cast<double>(y[k + c]));
+  for (; k < d; ++k) parts[0] += term(static_cast<double>(x[k]), static_cast<double>(y[k]));
   double sum = 0;
   for (double part : parts) sum += part;
   return sum;
@@ -136,7 +138,12 @@ double project(const double* sum, double scale, const T* unit, double inverse, b
     search_tile(p, i, j, strip, search, [&](const Tile<T>& t) { dots(p, t, strip); });                       \
   }                                                                                                          \
   void contrast_pack(const Contrast<T>& p, Rows<T>& x, int64_t begin, int64_t end) { pack(p, x, begin, end); } \
-  void contrast_set(double& value, const T* x, const T* y, int64_t d) { value = dot(x, y, d); }             \
+  void contrast_set(double& value, const T* x, const T* y, int64_t d) {                                      \
+    value = sum_terms(x, y, d, [](double u, double v) { return u * v; });                                    \
+  }                                                                                                          \
+  void contrast_distance(double& value, const T* x, const T* y, int64_t d) {                                 \
+    value = sum_terms(x, y, d, [](double u, double v) { return (u - v) * (u - v); });                        \
+  }                                                                                                          \
   void contrast_add(const T* x, double scale, double* sum, int64_t d) { add(x, scale, sum, d); }             \
   void contrast_project_to(double& radial, const double* sum, double scale, const T* unit, double inverse,   \
                            bool gradient, bool normalize, T* out, int64_t d) {                               \

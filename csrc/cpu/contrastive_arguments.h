@@ -11,10 +11,13 @@ namespace {
 // Of a positive: all pairs, itself and the negatives, or the negatives.
 enum class Denominator : int64_t { all, own_positive, negatives };
 
-// Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference, log(1 - p_ij) of a
-// dominant negative (0: there is none; see Spread) and the positives' mean where some are attracted, what rounding takes
-// from these four, the sum of p / (1 - p) over the other negatives, the top-k rule's cut and the number of positives.
-enum Statistic : int64_t { kNegatives, kPositives, kComplement, kMean, kRests, kOdds = 2 * kRests, kCut, kCount, kStatistics };
+// Rows of the statistics that the forward pass keeps for the backward pass: n and p of the reference; log(1 - p_ij) of a
+// dominant negative (0: there is none; see Spread); the positives' mean where some are attracted; of reweighted negatives
+// the logarithms of the sums of their first and second exponentials; what rounding takes from these six; the sum of
+// p / (1 - p) over the other negatives; the slope of Reweighted; the top-k rule's cut; and the number of positives.
+enum Statistic : int64_t {
+  kNegatives, kPositives, kComplement, kMean, kHard, kSoft, kRests, kOdds = 2 * kRests, kSlope, kCut, kCount, kStatistics
+};
 
 // The arguments both ops share, in the order of their schemas.
 struct Arguments {
@@ -35,12 +38,33 @@ struct Arguments {
   int64_t denominator = 0;  // a Denominator
   bool inside = false;      // positives are averaged inside the logarithm
   double spread = 0;
+  double debias = 0;
+  double hard_negative_beta = 0;
+  bool euclidean = false;
+  std::optional<double> bias = {};  // of the sigmoid loss, of which the others are none
 };
+
+// Left-out pairs are far enough from all others to have no exponential even when raised to this.
+constexpr double kLeastPower = 1e-20;
+
+// 0 where it would make no difference.
+double beta_of(const Arguments& x) { return x.hard_negative_beta > kLeastPower ? x.hard_negative_beta : 0; }
+
+bool is_reweighted(const Arguments& x) { return x.debias > 0 || beta_of(x) > 0; }
 
 void check_rows(const Tensor& x, const Tensor& like, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == like.size(1), name, " must be [rows, d] with one d for all");
   STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, " must have the dtype of anchors");
   STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096, name, " has too many rows");
+}
+
+ScalarType working(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_output(const Tensor& t, ScalarType dtype, int64_t numel, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == dtype && t.is_contiguous() && (t.numel() == numel || t.numel() == 0), name,
+                  " must be contiguous, of the working dtype, with ", numel, " elements or none");
 }
 
 template <class F>

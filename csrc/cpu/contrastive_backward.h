@@ -9,6 +9,7 @@ namespace {
 template <class T>
 class Backward {
  public:
+  // statistics: null for the sigmoid loss.
   Backward(const Arguments& args, const Tensor& grad_loss, const T* statistics, bool need_a, bool need_b)
       : call(args) {
     auto &a = call.a, &b = call.b;
@@ -23,17 +24,27 @@ class Backward {
     call.p.spread = args.spread > 0;
     for (T** vector : {&a.spread.share, &a.spread.weight, &a.spread.factor, &a.spread.scale, &a.spread.shift})
       if (call.p.spread) *vector = call.vector(call.m, T(0));
+    if (args.debias > 0) floors = Buffer<double>(call.m, 0.0);
+    if (args.euclidean || args.bias) a.weight_sum = call.doubles(call.m, 0.0);
+    if (args.euclidean) a.score_sum = call.doubles(call.m, 0.0);
+    if (args.euclidean && call.p.need_b) b.weight_sum = call.doubles(call.n, 0.0);
     set_rules(call, args.topk > 0 ? statistics + kCut * call.m : nullptr);
     call.sum_groups();
     if (call.p.attract) restore_attracted(call, statistics);
     if (own_in_tile(call)) set_own(call, statistics);
+    call.p.soft = beta_of(args) > 0 || (call.p.own && args.debias > 0);
+    if (call.p.soft) {
+      call.raise_negatives(1 + beta_of(args));
+      call.p.k_soft = static_cast<T>(beta_of(args) * kLog2e / args.temperature), call.p.bounded = false;
+      for (T** vector : {&a.soft_alpha, &a.soft_shift}) *vector = call.vector(call.m, T(0));
+    }
     for (T** vector : {&a.own.weight, &a.own.share_shift, &a.own.share_scale, &a.own.share})
       if (call.p.own) *vector = call.vector(call.m, T(0));
     listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
     parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });
     if (call.symmetric) {
       b.alpha = a.alpha, b.gamma = a.gamma, b.rho = a.rho, b.shift = a.shift, b.positive_shift = a.positive_shift;
-      b.own = a.own;
+      b.soft_alpha = a.soft_alpha, b.soft_shift = a.soft_shift, b.own = a.own;
     }
     if (call.p.need_a) zeros(sums_a, a);
     if (call.bf16)
@@ -58,25 +69,47 @@ class Backward {
     double temperature = 0;
     if (call.p.need_a) {
       temperature = project(call.a, grad_a, [&](int64_t i, double* sum) {
+        double weight = 0;
         add_sum(call.a.gradient_sum, i, sum);
         if (call.symmetric) add_column_sum(i, sum);
-        if (!grouped) add_listed(i, sum);
-        if (!grouped && call.symmetric) add_transposed(transposed, i, sum);
+        if (!grouped) weight += add_listed(i, sum);
+        if (!grouped && call.symmetric) weight += add_transposed(transposed, i, sum);
+        if (!call.p.euclidean) return;
+        weight += call.a.weight_sum[i] + (call.symmetric ? call.b.weight_sum[i] : 0);
+        add(call.a.unit + i * call.p.ld, -weight, sum);
       });
     }
     if (call.p.need_b && !call.symmetric) {
       const double other = project(call.b, grad_b, [&](int64_t j, double* sum) {
+        double weight = 0;
         add_column_sum(j, sum);
-        if (!grouped) add_transposed(transposed, j, sum);
+        if (!grouped) weight += add_transposed(transposed, j, sum);
+        if (call.p.euclidean) add(call.b.unit + j * call.p.ld, -weight - call.b.weight_sum[j], sum);
       });
       if (!call.p.need_a) temperature = other;
     }
-    return -temperature / call.args.temperature / (call.symmetric ? 2 : 1);
+    if (call.p.euclidean) temperature = sum_scores();
+    for (int64_t i = 0; i < floors.size(); ++i) temperature -= floors[i] * scale / call.args.temperature * sides();
+    return -temperature / call.args.temperature / sides();
+  }
+
+  // The gradient by the bias of the sigmoid loss.
+  double finish_bias() const {
+    double sum = 0;
+    for (int64_t i = 0; i < call.m; ++i) sum += call.a.weight_sum[i];
+    for (int64_t at = 0; at < listed.size(); ++at) sum += listed[at];
+    return scale * sum;
   }
 
  private:
   // The weights of row i's exponentials, and what its listed positives add.
   void weigh(int64_t i, double g, const T* statistics) {
+    if (call.p.sigmoid) {
+      call.a.alpha[i] = static_cast<T>(g);
+      for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
+        listed[at] = -g / (1 + std::exp(listed_logit(call, i, at)));
+      return;
+    }
     const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
     const int64_t count = call.positives.count[i];
     const auto denominator = static_cast<Denominator>(call.args.denominator);
@@ -86,48 +119,78 @@ class Backward {
     }
     const double mean = call.mean_positive(i), mass = 1 / (1 + std::exp(p - n));
     double on_negatives = denominator == Denominator::all ? mass : 1, on_positives = 0;
-    if (call.p.spread) on_positives = weigh_spread(i, g, n, p, mean, statistics);
-    if (denominator == Denominator::own_positive) {
+    if (call.p.spread) on_positives = weigh_spread(call, i, g, n, p, mean, statistics);
+    if (denominator == Denominator::own_positive)
       on_negatives = call.p.own ? weigh_own_in_tile(call, i, g, n, mean, statistics, listed.data())
                                 : weigh_own(i, g, n, mean);
+    const bool reweighted = is_reweighted(call.args);
+    const double slope = reweighted ? static_cast<double>(statistics[kSlope * call.m + i]) : 1;
+    if (slope > 0) on_positives += on_negatives * (slope - 1);
+    if (denominator == Denominator::own_positive) {
+      if (on_positives != 0) take_from_own(i, g * on_positives, p, mean);
     } else {
       if (!call.positives.grouped) weigh_listed(i, g, p, mean, on_negatives, on_positives);
       if (call.a.group != nullptr) weigh_in_tile(i, g, p, mean, on_negatives, on_positives);
     }
-    const double log_negatives = (n + mean / call.args.temperature) * kLog2e;
     if (on_negatives == 0) return;
-    call.a.shift[i] = shift_for(call, log_negatives);
-    call.a.alpha[i] =
-        static_cast<T>(g * on_negatives * std::exp2(static_cast<double>(call.a.shift[i]) - log_negatives));
+    if (slope == 0) {
+      floors[i] = g * on_negatives;
+      return;
+    }
+    const double beta = beta_of(call.args), weight = g * on_negatives * slope;
+    const double log = reweighted ? call.statistic(statistics, kHard, i) : n + mean / call.args.temperature;
+    weigh_exponential(call.a.alpha[i], call.a.shift[i], weight * (1 + beta), log);
+    if (beta > 0)
+      weigh_exponential(call.a.soft_alpha[i], call.a.soft_shift[i], -weight * beta,
+                        call.statistic(statistics, kSoft, i));
+  }
+
+  // Adds -weight e^x_ip / e^p to the gradients by positives with denominators of their own.
+  void take_from_own(int64_t i, double weight, double p, double mean) {
+    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
+      listed[at] -= weight * among_positives(i, at, p, mean);
+    if (call.p.own)
+      weigh_exponential(call.a.gamma[i], call.a.positive_shift[i], -weight, p + mean / call.args.temperature);
+  }
+
+  // So that alpha 2^(log2(e) x - shift) is weight e^x / e^log.
+  void weigh_exponential(T& alpha, T& shift, double weight, double log) const {
+    shift = shift_for(call, log * kLog2e);
+    alpha = static_cast<T>(weight * std::exp2(static_cast<double>(shift) - log * kLog2e));
   }
 
   // d loss / d s_ip of a positive with e^x_ip / e^p = among, where all positives share a denominator. One positive is
-  // exactly minus the mass of the negatives; spread is what the term of Spread takes from the sum over positives.
-  double pull(double among, double count, double mass, double spread) const {
-    if (call.args.inside) return -among * mass;
-    if (static_cast<Denominator>(call.args.denominator) == Denominator::negatives) return -1 / count;
-    return among - 1 / count - among * mass - among * spread;
+  // exactly minus the mass of the negatives; taken is what a term of the loss, or a correction of the negatives' mass,
+  // takes from the sum over positives.
+  double pull(double among, double count, double mass, double taken) const {
+    if (call.args.inside) return -among * mass - among * taken;
+    if (static_cast<Denominator>(call.args.denominator) == Denominator::negatives) return -1 / count - among * taken;
+    return among - 1 / count - among * mass - among * taken;
   }
 
-  void weigh_listed(int64_t i, double g, double p, double mean, double mass, double spread) {
+  // e^x_ip / e^p.
+  double among_positives(int64_t i, int64_t at, double p, double mean) const {
+    if (call.positives.count[i] == 1) return 1;
+    return std::exp((call.listed_score(i, at) - mean) / call.args.temperature - p);
+  }
+
+  void weigh_listed(int64_t i, double g, double p, double mean, double mass, double taken) {
     const auto count = static_cast<double>(call.positives.count[i]);
-    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at) {
-      const double logit = count == 1 ? 0 : (call.listed_dot(i, at) - mean) / call.args.temperature;
-      listed[at] = g * pull(count == 1 ? 1 : std::exp(logit - p), count, mass, spread);
-    }
+    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
+      listed[at] = g * pull(among_positives(i, at, p, mean), count, mass, taken);
   }
 
   // The same as gamma e - rho, in the tiles.
-  void weigh_in_tile(int64_t i, double g, double p, double mean, double mass, double spread) {
+  void weigh_in_tile(int64_t i, double g, double p, double mean, double mass, double taken) {
     auto& a = call.a;
     const auto count = static_cast<double>(call.positives.count[i]);
     if (count == 1) {
-      a.rho[i] = static_cast<T>(-g * pull(1, 1, mass, spread));
+      a.rho[i] = static_cast<T>(-g * pull(1, 1, mass, taken));
       return;
     }
-    const double log_positives = (p + mean / call.args.temperature) * kLog2e, constant = pull(0, count, mass, spread);
+    const double log_positives = (p + mean / call.args.temperature) * kLog2e, constant = pull(0, count, mass, taken);
     a.positive_shift[i] = shift_for(call, log_positives);
-    a.gamma[i] = static_cast<T>(g * (pull(1, count, mass, spread) - constant) *
+    a.gamma[i] = static_cast<T>(g * (pull(1, count, mass, taken) - constant) *
                                 std::exp2(static_cast<double>(a.positive_shift[i]) - log_positives));
     a.rho[i] = static_cast<T>(-g * constant);
   }
@@ -147,24 +210,17 @@ class Backward {
     return weight;
   }
 
-  // The vectors of Spread; returns lambda times the sum of p / (1 - p), times the mass of the positives.
-  double weigh_spread(int64_t i, double g, double n, double p, double mean, const T* statistics) {
-    const double odds = statistics[kOdds * call.m + i], complement = call.statistic(statistics, kComplement, i);
-    const double log_positives = -softplus(n - p);
-    auto& spread = call.a.spread;
-    spread.share[i] = static_cast<T>(prepare_share(call, i, n, p, mean));
-    spread.weight[i] = static_cast<T>(g * call.args.spread);
-    spread.factor[i] = static_cast<T>(1 - odds);
-    double on_positives = odds * std::exp(log_positives);
-    if (complement != 0) {
-      const double log_odds = std::log(-std::expm1(complement)) - complement;
-      const double log_total = n + softplus(p - n) + mean / call.args.temperature;
-      const double shift = (log_total - log_odds) * kLog2e;
-      spread.shift[i] = static_cast<T>(std::fabs(shift) < 4e6 ? std::floor(shift) : shift);
-      spread.scale[i] = static_cast<T>(std::exp2(static_cast<double>(spread.shift[i]) - shift));
-      on_positives += std::exp(log_positives + log_odds);
+  int sides() const { return call.symmetric ? 2 : 1; }  // how often sums over rows have every pair
+
+  // The sum of s_ij times the gradients by them: of distances it is no inner product of rows.
+  double sum_scores() const {
+    double sum = 0;
+    for (int64_t i = 0; i < call.m; ++i) {
+      sum += call.a.score_sum[i];
+      for (int64_t at = call.positives.start[i]; !call.positives.grouped && at < call.positives.start[i + 1]; ++at)
+        sum += sides() * listed[at] * call.listed_score(i, at);
     }
-    return call.args.spread * on_positives;
+    return sum * scale / call.args.temperature;
   }
 
   void zeros(Buffer<T>& sums, Rows<T>& rows) {
@@ -186,19 +242,24 @@ class Backward {
     for (int64_t k = 0; k < call.d; ++k) sum[k] += static_cast<double>(column[k * call.q.b.sum_step]);
   }
 
-  void add_listed(int64_t i, double* sum) const {
-    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
+  // Rows that are listed times their weights; return the sum of the weights.
+  double add_listed(int64_t i, double* sum) const {
+    double weight = 0;
+    for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; weight += listed[at++])
       add(call.b.unit + call.positives.list[at] * call.p.ld, listed[at], sum);
+    return weight;
   }
 
-  void add_transposed(const Transposed& transposed, int64_t j, double* sum) const {
-    for (int64_t at = transposed.start[j]; at < transposed.start[j + 1]; ++at)
+  double add_transposed(const Transposed& transposed, int64_t j, double* sum) const {
+    double weight = 0;
+    for (int64_t at = transposed.start[j]; at < transposed.start[j + 1]; weight += listed[transposed.place[at++]])
       add(call.a.unit + transposed.row[at] * call.p.ld, listed[transposed.place[at]], sum);
+    return weight;
   }
 
   template <class More>
   double project(const Rows<T>& rows, T* grad, More&& more) {
-    const double factor = scale / call.args.temperature;
+    const double factor = scale / call.args.temperature * (call.p.euclidean ? 2 : 1);
     const Buffer<double> radial(rows.size);
     torch::stable::parallel_for(0, rows.size, 32, [&](int64_t begin, int64_t end) {
       const Buffer<double> sum(call.d);
@@ -218,7 +279,7 @@ class Backward {
 
   Call<T> call;
   double scale = 1;
-  Buffer<double> listed;
+  Buffer<double> listed, floors;  // floors: weights of negatives' masses that are the floor of debiased ones
   Buffer<T> sums_a, sums_b;
 };
 

@@ -23,14 +23,15 @@ class Call {
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
     STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
-    bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none;
+    bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none &&
+           !x.euclidean;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
     p.block = block_of(m, n);
     p.symmetric = symmetric;
-    p.k = static_cast<T>(kLog2e / x.temperature);
-    p.normalized = x.normalize && p.k < 1e5;
-    p.bounded = x.normalize && kLog2e / x.temperature <= (sizeof(T) == 4 ? 55 : 500);
+    p.euclidean = x.euclidean, p.sigmoid = x.bias.has_value();
+    p.k = static_cast<T>(kLog2e / x.temperature), p.bias = static_cast<T>(kLog2e * x.bias.value_or(0));
+    raise_negatives(1);
     p.weight = static_cast<T>(x.weight), p.all_rules = x.all_rules, p.inside = x.inside;
     p.self = positives.self.size() ? positives.self.data() : nullptr;
     p.list_start = positives.grouped ? nullptr : positives.start.data(), p.list = positives.list.data();
@@ -74,20 +75,31 @@ class Call {
 
   static int64_t padded(int64_t rows) { return (rows + kStrip - 1) / kStrip * kStrip; }
 
-  // Mean dot product of the positives of row i.
+  // Negatives count by e^(power s_ij).
+  void raise_negatives(double power) {
+    const double k = kLog2e / args.temperature * power, room = sizeof(T) == 4 ? 55 : 500;
+    p.k_negatives = static_cast<T>(k), p.top = args.euclidean ? T(0) : p.k_negatives;
+    p.normalized = args.normalize && std::max(p.k, p.k_negatives) < 1e5;
+    p.bounded = args.normalize && k * (args.euclidean ? 2 : 1) <= room && (power == 1 || a.group == nullptr);
+  }
+
+  // Mean c_ij of the positives of row i.
   double mean_positive(int64_t i) const {
     if (means.size() > 0) return means[i];
     const int64_t count = positives.count[i];
     if (count == 0) return 0;
     double sum = 0;
     if (!positives.grouped) {
-      for (int64_t at = positives.start[i]; at < positives.start[i + 1]; ++at) sum += listed_dot(i, at);
+      for (int64_t at = positives.start[i]; at < positives.start[i + 1]; ++at) sum += listed_score(i, at);
       return sum / count;
     }
     const T* const row = a.unit + i * p.ld;
-    const double* const group = group_sums.data() + positives.row_group[i] * d;
-    for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group[k];
-    if (positives.self_is_positive(i)) sum -= dot(row, b.unit + positives.self[i] * p.ld);
+    const int64_t g = positives.row_group[i];
+    if (p.euclidean)
+      sum = -(positives.members_in(g) * from_mean(row, g) + group_spreads[g]);
+    else
+      for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(row[k]) * group_sums[g * d + k];
+    if (positives.self_is_positive(i)) sum -= score(row, b.unit + positives.self[i] * p.ld);
     return sum / count;
   }
 
@@ -104,14 +116,23 @@ class Call {
     statistics[(row + kRests) * m + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
   }
 
-  double listed_dot(int64_t i, int64_t at) const { return dot(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld); }
-
-  double dot(const T* x, const T* y) const {
-    double value = 0;
-    CLEAD_ISA_CALL(contrast_set(value, x, y, d));
-    return value;
+  double listed_score(int64_t i, int64_t at) const {
+    return score(a.unit + i * p.ld, b.unit + positives.list[at] * p.ld);
   }
 
+  // c_ij of two rows.
+  double score(const T* x, const T* y) const {
+    double value = 0;
+    if (!p.euclidean) {
+      CLEAD_ISA_CALL(contrast_set(value, x, y, d));
+      return value;
+    }
+    CLEAD_ISA_CALL(contrast_distance(value, x, y, d));
+    return -value;
+  }
+
+  // The sums of the rows of all groups. Of distances, their means and the sums of squared distances to them: those of a
+  // row to all of a group are the latter and the squared distance to the mean as often; nothing cancels.
   void sum_groups() {
     if (!positives.grouped) return;
     const auto groups = static_cast<int64_t>(positives.members_start.size()) - 1;
@@ -119,6 +140,13 @@ class Call {
     parallel(groups, [&](int64_t g) {
       for (int64_t at = positives.members_start[g]; at < positives.members_start[g + 1]; ++at)
         CLEAD_ISA_CALL(contrast_add(b.unit + positives.members[at] * p.ld, 1.0, group_sums.data() + g * d, d));
+    });
+    if (!p.euclidean) return;
+    group_spreads = Buffer<double>(groups, 0.0);
+    parallel(groups, [&](int64_t g) {
+      for (int64_t k = 0; k < d; ++k) group_sums[g * d + k] /= std::max<int64_t>(positives.members_in(g), 1);
+      for (int64_t at = positives.members_start[g]; at < positives.members_start[g + 1]; ++at)
+        group_spreads[g] += from_mean(b.unit + positives.members[at] * p.ld, g);
     });
   }
 
@@ -160,7 +188,8 @@ class Call {
 
   template <class Task>
   void parallel_chunks(int64_t size, Task&& task) {
-    const int64_t scratch = (kStrip + kColumnSums) * p.block + (bf16 ? kStrip * p.block / 2 : 0);
+    const int64_t extra = bf16 ? kStrip * p.block / 2 : p.euclidean ? kStrip * p.block : 0;
+    const int64_t scratch = (kStrip + kColumnSums) * p.block + extra;
     torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());
@@ -229,8 +258,18 @@ class Call {
     });
   }
 
+  // The squared distance of a row to the mean of a group.
+  double from_mean(const T* row, int64_t g) const {
+    double sum = 0;
+    for (int64_t k = 0; k < d; ++k) {
+      const double difference = static_cast<double>(row[k]) - group_sums[g * d + k];
+      sum += difference * difference;
+    }
+    return sum;
+  }
+
   Buffer<T> units[2], panels;
-  Buffer<double> group_sums;
+  Buffer<double> group_sums, group_spreads;
   std::vector<Buffer<T>> vectors;
   std::vector<Buffer<double>> wide_vectors;
   std::vector<Buffer<float>> floats;

@@ -15,9 +15,25 @@ const T* cosine_scale(Call<T>& call, const Rows<T>& rows) {
 }
 
 template <class T>
+const T* squares(Call<T>& call, const Rows<T>& rows) {
+  T* const square = call.vector(rows.size, T(0));
+  parallel_rows(rows.size, [&](int64_t i) {
+    const T* const row = rows.unit + i * call.p.ld;
+    double value = 0;
+    CLEAD_ISA_CALL(contrast_set(value, row, row, call.d));
+    square[i] = static_cast<T>(value);
+  });
+  return square;
+}
+
+// What makes cosines of c_ij.
+template <class T>
 void set_cosine_scales(Call<T>& call) {
   call.a.cosine_scale = cosine_scale(call, call.a);
   call.b.cosine_scale = call.symmetric ? call.a.cosine_scale : cosine_scale(call, call.b);
+  if (!call.p.euclidean) return;
+  call.a.square = squares(call, call.a);
+  call.b.square = call.symmetric ? call.a.square : squares(call, call.b);
 }
 
 template <class T>
@@ -51,7 +67,7 @@ void set_rules(Call<T>& call, const T* cuts) {
   const bool clusters = args.clusters && args.candidate_clusters;
   const bool threshold = args.threshold || args.row_threshold;
   p.false_negatives = clusters || threshold || cuts != nullptr;
-  p.threshold_only = p.false_negatives && !clusters && args.normalize;
+  p.threshold_only = p.false_negatives && !clusters && args.normalize && !p.euclidean;
   p.all_rules = args.all_rules && clusters;
   p.attract = args.attract && p.false_negatives;
   if (!p.false_negatives) return;

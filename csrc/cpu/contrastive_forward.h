@@ -2,17 +2,10 @@
 #pragma once
 
 #include "contrastive_own.h"
+#include "contrastive_spread.h"
 
 namespace clead {
 namespace {
-
-// What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
-// as that, the nearest number.
-template <class T>
-T shift_for(const Call<T>& call, double log) {
-  if (call.p.bounded) return call.p.k;
-  return static_cast<T>(std::fabs(log) < 4e6 ? std::floor(log) : log);
-}
 
 // The k largest cosines of negatives in every row, and where they are: finish(i, best, column), descending.
 template <class T, class Finish>
@@ -39,7 +32,7 @@ void search(Call<T>& call, int64_t k, Finish&& finish) {
 template <class T>
 void find_cuts(Call<T>& call, T* cuts) {
   const int64_t k = std::min(call.args.topk, std::max<int64_t>(call.n, 1));
-  if (!call.args.normalize) set_cosine_scales(call);
+  if (!call.args.normalize || call.p.euclidean) set_cosine_scales(call);
   search(call, k, [&](int64_t i, const T* best, const int32_t*) { cuts[i] = best[k - 1]; });
 }
 
@@ -68,71 +61,14 @@ template <class T>
 double log_positives(const Call<T>& call, int64_t i, double mean) {
   double max = kNone, sum = 0;
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    max = std::max(max, call.listed_dot(i, at));
+    max = std::max(max, call.listed_score(i, at));
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    sum += std::exp((call.listed_dot(i, at) - max) / call.args.temperature);
+    sum += std::exp((call.listed_score(i, at) - max) / call.args.temperature);
   return std::log(sum) + (max - mean) / call.args.temperature;
 }
 
-// The factor that makes p_ij of the exponentials of row i; sets the row's shift.
 template <class T>
-double prepare_share(Call<T>& call, int64_t i, double n, double p, double mean) {
-  const double mass = 1 / (1 + std::exp(p - n)), log_negatives = (n + mean / call.args.temperature) * kLog2e;
-  call.a.shift[i] = 0;
-  if (n == kNone) return 0;
-  call.a.shift[i] = shift_for(call, log_negatives);
-  return mass * std::exp2(static_cast<double>(call.a.shift[i]) - log_negatives);
-}
-
-// Adds the term of Spread to the losses, in a second pass over the pairs, and what its gradient needs to the statistics.
-template <class T>
-void add_spread(Call<T>& call, T* loss, T* statistics) {
-  auto& a = call.a;
-  a.shift = call.vector(call.m, T(0));
-  for (double** sums : {&a.spread.logs, &a.spread.odds, &a.spread.others.sum}) *sums = call.doubles(call.m, 0.0);
-  const Buffer<bool> dominant(call.padded(call.m), false);
-  a.spread.share = call.vector(call.m, T(0)), a.spread.dominant = dominant.data();
-  a.spread.others.max = call.vector(call.m, static_cast<T>(-1e33));
-  parallel_rows(call.m, [&](int64_t i) {
-    const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
-    if (call.positives.count[i] > 0)
-      a.spread.share[i] = static_cast<T>(prepare_share(call, i, n, p, call.mean_positive(i)));
-  });
-  call.for_each_tile(true, [&](int64_t i, int64_t j, T* strip) {
-    if constexpr (sizeof(T) == 4)
-      if (call.bf16) {
-        CLEAD_BF16_CALL(bf16_spread(call.p, call.q, i, j, strip));
-        return;
-      }
-    CLEAD_ISA_CALL(contrast_spread(call.p, i, j, strip));
-  });
-  for (int64_t i = 0; i < call.m; ++i) {
-    if (call.positives.count[i] == 0) continue;
-    double sum = a.spread.logs[i];
-    if (dominant[i]) {
-      const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
-      const double of_positives = -softplus(n - p);
-      const double of_others = log_of(a.spread.others.sum[i] * a.spread.share[i], a.spread.others.max[i], -1e29);
-      const double complement = of_positives + softplus(of_others - of_positives);
-      call.keep(statistics, kComplement, i, complement);
-      sum -= complement;
-    }
-    loss[i] = static_cast<T>(static_cast<double>(loss[i]) + call.args.spread * sum);
-    statistics[kOdds * call.m + i] = static_cast<T>(a.spread.odds[i]);
-  }
-}
-
-template <class T>
-void sum_pairs(Call<T>& call) {
-  auto &a = call.a, &b = call.b;
-  const T first = call.p.bounded ? call.p.k : static_cast<T>(-1e33);
-  const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
-  a.negatives = sums(call.m), a.positives = sums(call.m);
-  b.negatives = sums(call.n), b.positives = sums(call.n);
-  if (call.p.attract) {
-    a.attracted = {call.doubles(call.m, 0.0), call.doubles(call.m, 0.0)};
-    b.attracted = {call.doubles(call.n, 0.0), call.doubles(call.n, 0.0)};
-  }
+void visit_forward(Call<T>& call) {
   call.for_each_tile(!call.symmetric, [&](int64_t i, int64_t j, T* strip) {
     if constexpr (sizeof(T) == 4)
       if (call.bf16) {
@@ -144,6 +80,80 @@ void sum_pairs(Call<T>& call) {
 }
 
 template <class T>
+double log_sum(const Call<T>& call, const Sums<T>& as_row, const Sums<T>& as_column, T k, int64_t i) {
+  const double max = call.symmetric ? std::max(as_row.max[i], as_column.max[i]) : as_row.max[i];
+  double sum = as_row.sum[i] * std::exp2(as_row.max[i] - max);
+  if (call.symmetric) sum += as_column.sum[i] * std::exp2(as_column.max[i] - max);
+  return log_of(sum, max, -1e29 * std::min(static_cast<double>(k), 1e3));
+}
+
+// The logarithm of sum k_ij e^(power s_ij) over the negatives of every row; sums over positives are left in a and b.
+template <class T>
+Buffer<double> log_negatives(Call<T>& call, double power) {
+  auto &a = call.a, &b = call.b;
+  call.raise_negatives(power);
+  const T first = call.p.bounded ? call.p.top : static_cast<T>(-1e33);
+  const auto sums = [&](int64_t rows) { return Sums<T>{call.doubles(rows, 0.0), call.vector(rows, first)}; };
+  a.negatives = sums(call.m), a.positives = sums(call.m);
+  b.negatives = sums(call.n), b.positives = sums(call.n);
+  if (call.p.attract) {
+    a.attracted = {call.doubles(call.m, 0.0), call.doubles(call.m, 0.0)};
+    b.attracted = {call.doubles(call.n, 0.0), call.doubles(call.n, 0.0)};
+  }
+  visit_forward(call);
+  Buffer<double> logs(call.m);
+  parallel_rows(call.m,
+                [&](int64_t i) { logs[i] = log_sum(call, a.negatives, b.negatives, call.p.k_negatives, i); });
+  return logs;
+}
+
+// What forms that reweigh the negatives make of their sums.
+template <class T>
+class Reweighted {
+ public:
+  // After the first sums.
+  explicit Reweighted(Call<T>& call) : call(call) {
+    if (!is_reweighted(call.args)) return;
+    if (beta_of(call.args) > 0) soft = log_negatives(call, beta_of(call.args));
+    // A power so small that all exponentials are 1, but those of what is left out.
+    if (call.p.false_negatives) number = log_negatives(call, kLeastPower);
+  }
+
+  // n of row i, from the logarithm of its first sum. By the mean of the positives' exponentials its derivative is
+  // 1 - slope, and by its negatives slope times that of the mass before the correction; slope 0: the floor.
+  double keep(T* statistics, int64_t i, double hard, double p, double mean) const {
+    const double number_log = log_number(i), debias = call.args.debias;
+    double total = hard - mean / call.args.temperature, slope = 1;
+    call.keep(statistics, kHard, i, hard);
+    if (beta_of(call.args) > 0) {
+      total = hard == kNone ? kNone : total + number_log - soft[i];
+      call.keep(statistics, kSoft, i, soft[i]);
+    }
+    if (debias > 0 && hard > kNone) {
+      const double count = static_cast<double>(std::max<int64_t>(call.positives.count[i], 1));
+      const double excess = std::exp(number_log + std::log(debias) + p - std::log(count) - total);
+      const double mass = total + std::log1p(-std::min(excess, 1.0)) - std::log1p(-debias);
+      const double floor = number_log + (-1 - mean) / call.args.temperature;
+      slope = mass > floor ? 1 / (1 - excess) : 0;
+      total = mass > floor ? mass : floor;
+    }
+    statistics[kSlope * call.m + i] = static_cast<T>(slope);
+    return total;
+  }
+
+ private:
+  // log of the weights of all negatives.
+  double log_number(int64_t i) const {
+    if (call.p.false_negatives) return number[i];
+    const bool itself = call.p.self != nullptr && call.p.self[i] >= 0;
+    return std::log(static_cast<double>(call.n - call.positives.count[i] - itself));
+  }
+
+  const Call<T>& call;
+  Buffer<double> soft, number;
+};
+
+template <class T>
 void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistics) {
   Call<T> call(args);
   auto &a = call.a, &b = call.b;
@@ -152,25 +162,20 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   std::fill(statistics, statistics + kStatistics * call.m, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
   set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
-  sum_pairs(call);
+  const Buffer<double> negatives = log_negatives(call, 1 + beta_of(args));
+  const Sums<T> as_row = a.positives, as_column = b.positives;
   if (call.p.attract) count_attracted(call, statistics);
-  const double k = static_cast<double>(call.p.k), lowest = -1e29 * std::min(k, 1e3);
-  const auto both = [&](const Sums<T>& as_row, const Sums<T>& as_column, int64_t i) {
-    const double max = call.symmetric ? std::max(as_row.max[i], as_column.max[i]) : as_row.max[i];
-    double sum = as_row.sum[i] * std::exp2(as_row.max[i] - max);
-    if (call.symmetric) sum += as_column.sum[i] * std::exp2(as_column.max[i] - max);
-    return log_of(sum, max, lowest);
-  };
+  const Reweighted<T> reweighted(call);
   parallel_rows(call.m, [&](int64_t i) {
     const int64_t count = call.positives.count[i];
     const double mean = call.mean_positive(i);
-    const double n = both(a.negatives, b.negatives, i) - mean / args.temperature;
-    double p = kNone;
+    double n = negatives[i] - mean / args.temperature, p = kNone;
     if (count == 1)
       p = std::isnan(mean) ? mean : 0;
     else if (count > 1)
-      p = log_add(a.group == nullptr ? kNone : both(a.positives, b.positives, i) - mean / args.temperature,
+      p = log_add(a.group == nullptr ? kNone : log_sum(call, as_row, as_column, call.p.k, i) - mean / args.temperature,
                   call.positives.grouped ? kNone : log_positives(call, i, mean));
+    if (is_reweighted(args)) n = reweighted.keep(statistics, i, negatives[i], p, mean);
     loss[i] = static_cast<T>(row_loss(call, i, n, p, mean));
     counts[i] = count;
     call.keep(statistics, kNegatives, i, n);

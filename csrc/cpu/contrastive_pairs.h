@@ -119,6 +119,8 @@ struct Positives {
     }
   }
 
+  int64_t members_in(int64_t group) const { return members_start[group + 1] - members_start[group]; }
+
   // Whether the row itself, which is left out, is of the row's group.
   bool self_is_positive(int64_t i) const {
     return self.size() && self[i] >= 0 && column_group[self[i]] == row_group[i];

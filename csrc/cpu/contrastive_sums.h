@@ -19,11 +19,25 @@ double log_add(double x, double y) {
 
 double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
 
+// What to take from the exponents of a row whose sum has this logarithm: an integer, or where T has no integer as close
+// as that, the nearest number.
+template <class T>
+T shift_for(const Call<T>& call, double log) {
+  if (call.p.bounded) return call.p.top;
+  return static_cast<T>(std::fabs(log) < 4e6 ? std::floor(log) : log);
+}
+
+// The logit of a listed pair of the sigmoid loss.
+template <class T>
+double listed_logit(const Call<T>& call, int64_t i, int64_t at) {
+  return call.listed_score(i, at) / call.args.temperature + *call.args.bias;
+}
+
 // -log of the probability of every listed positive of row i where its denominator is its own: visit(at, value).
 template <class T, class Visit>
 void own_positives(const Call<T>& call, int64_t i, double over_negatives, double mean, Visit&& visit) {
   for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-    visit(at, softplus(over_negatives - (call.listed_dot(i, at) - mean) / call.args.temperature));
+    visit(at, softplus(over_negatives - (call.listed_score(i, at) - mean) / call.args.temperature));
 }
 
 }  // namespace

@@ -22,11 +22,6 @@ Impl = Literal["auto", "reference", "triton", "native"]
 _IMPLS = get_args(Impl)
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CONTRASTIVE = ("info_nce", "nt_xent", "sup_con", "clip_loss")
-_REFERENCE_ONLY = (
-    ("debias", ("no",)),
-    ("hard_negative_beta", ("no",)),
-    ("metric", ("cosine",)),
-)
 _TRITON_RULES = (
     ("topk", ("no", "up to 255")),
     ("width", ("up to 512",)),
@@ -74,13 +69,14 @@ class Support:
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
 # implementation is present here. An implementation stands above another only where it was measured to be faster.
 SUPPORT: tuple[Support, ...] = (
-    *(Support(op, "native", devices=("cpu",), features=_REFERENCE_ONLY) for op in _CONTRASTIVE),
+    *(Support(op, "native", devices=("cpu",)) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
     Support("instance_margin", "reference"),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
     Support("instance_margin", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
+    Support("sigmoid_loss", "native", devices=("cpu",)),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
     Support("similarity", "reference"),

@@ -254,9 +254,9 @@ FN = FalseNegatives
         (lambda: nt_xent(A, num_views=2.0), TypeError, "num_views must be an integer, got float"),
         (lambda: nt_xent(A, false_negatives=FN(labels=torch.zeros(3).int())), ValueError, r"\[4\] or \[2\], got \[3\]"),
         (
-            lambda: nt_xent(A, impl="native", false_negatives=FN(topk=1, treatment="attract")),
+            lambda: nt_xent(A, impl="triton", false_negatives=FN(topk=1)),
             NotImplementedError,
-            "impl='native' cannot run nt_xent",
+            "impl='triton' cannot run nt_xent",
         ),
         (lambda: sup_con(A, torch.zeros(3).long()), ValueError, r"labels must have shape \[4\], got \[3\]"),
         (lambda: sup_con(A, torch.zeros(4)), TypeError, "labels must hold integers, got float32"),

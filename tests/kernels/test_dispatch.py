@@ -43,7 +43,8 @@ def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extensi
                 assert resolve(op, "auto", device="cpu", dtype=dtype, norm=norm) == best
                 assert resolve(op, "auto", device="cuda", dtype=dtype, norm=norm) == "reference"
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
-    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, metric="euclidean") == "reference"
+    assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, levels="several", treatment="attract") == best
+    assert resolve("instance_margin", "auto", device="cpu", dtype=torch.bfloat16) == "reference"
     assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
 
 

@@ -1,6 +1,6 @@
 // The contrastive family on raw pointers: what the tile kernels read and write. Torch-free.
 //
-// Row i is an anchor, column j a candidate, c_ij = <a_i, b_j> and s_ij = c_ij / temperature. Pairs of blocks of rows and
+// Row i is an anchor, column j a candidate, c_ij = <a_i, b_j> or -|a_i - b_j|^2, and s_ij = c_ij / temperature. Pairs of blocks of rows and
 // columns are visited in steps in which no two tasks share a row block or a column block, so every sum is added in one
 // order whatever the number of threads. Nothing of size rows x columns is ever held: a task holds a strip of one tile.
 #pragma once
@@ -76,11 +76,15 @@ struct Rows {
   int64_t cluster_step;              // padded
   const T* threshold;     // cosines above are false negatives; of anchors, and of candidates if symmetric
   const T* cosine_scale;  // inverse norms where c_ij is no cosine but the rules need one, else 1
+  const T* square;        // squared norms of the rows as they are in unit, where c_ij is a distance
   Sums<T> negatives, positives;      // forward: seen as row (anchors), seen as column (candidates)
   Attracted attracted;               // the same
   T *alpha, *gamma, *rho;            // backward: weights of e_ij for negatives, for positives, and what is subtracted
   T *shift, *positive_shift;         // backward: integers; e_ij is 2^(k c_ij - shift) where exponents range too far
+  T *soft_alpha, *soft_shift;        // backward: of a second exponential of negatives
   T* gradient_sum;                   // backward: [padded, ld]
+  double* weight_sum;                // backward: sums of the gradients by s_ij; null if nobody needs them
+  double* score_sum;                 // backward, anchors: of these times c_ij (symmetric: twice); null likewise
   Spread<T> spread;
   Own<T> own;
 };
@@ -90,9 +94,12 @@ struct Contrast {
   int64_t d, ld, block;
   Rows<T> *a, *b;         // the same if symmetric, but for the state that b has of its own
   bool symmetric;         // b is a: a tile serves c_ij and c_ji
-  bool normalized;        // |c_ij| <= 1
-  bool bounded;           // and the temperature is such that 2^(k c_ij - k) never flushes to 0
+  bool normalized;        // |c_ij| <= 1, or 4 for distances
+  bool bounded;           // and the temperature is such that 2^(k_negatives c_ij - top) never flushes to 0
   bool spread;            // the loss has the term of Spread
+  bool euclidean;         // c_ij is minus a squared distance
+  bool sigmoid;           // every pair is classified on its own
+  bool soft;              // backward: negatives have a second exponential, 2^(k_soft c_ij - soft_shift)
   bool own;               // positives are as in Own
   bool inside;            // and averaged inside the logarithm
   bool false_negatives;   // some rule is given
@@ -103,6 +110,9 @@ struct Contrast {
   bool need_a, need_b;
   T weight;               // of a false negative
   T k;                    // log2(e) / temperature
+  T k_negatives, k_soft;  // the same for negatives, if they count by another power of their exponential
+  T top;                  // if bounded, what k_negatives c_ij does not exceed
+  T bias;                 // sigmoid: log2(e) times the bias
   const int32_t* self;    // [rows]: the column that is left out; -1: none; null: of no row
   const int64_t* list_start;  // [rows + 1] into list: positive columns of each row, ascending; null if grouped
   const int32_t* list;
@@ -117,6 +127,7 @@ struct Contrast {
   void contrast_search(const Contrast<T>&, int64_t row_block, int64_t column_block, T* strip, const Search<T>&); \
   void contrast_pack(const Contrast<T>&, Rows<T>&, int64_t begin, int64_t end);                        \
   void contrast_set(double& dot, const T*, const T*, int64_t);                                          \
+  void contrast_distance(double& square, const T*, const T*, int64_t);                                  \
   void contrast_add(const T* x, double scale, double* sum, int64_t);                                   \
   void contrast_project_to(double& radial, const double* sum, double scale, const T* unit, double inverse, bool gradient, bool normalize, \
                           T* out, int64_t);                                                            \

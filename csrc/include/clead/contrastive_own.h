@@ -91,20 +91,36 @@ CLEAD_INLINE Vec<T> own_gradient(const Contrast<T>& p, const Pick<T, R>& pick, c
   return x.kind.positive ? of_positive : capped_exp2<T>(x.negative) * own.alpha;
 }
 
+// What a reweighted sum of the negatives adds: their second exponential, and what a correction takes from positives.
+template <class T, class R, bool OfRow>
+CLEAD_INLINE Vec<T> own_correction(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
+                                   Vec<T> alpha, Vec<T> shift, Vec<T> gamma, Vec<T> positive_shift) {
+  const auto x = exponents<T, R, OfRow, true>(p, pick, at, j, log, shift, positive_shift);
+  return x.kind.positive ? capped_exp2<T>(x.positive) * gamma : capped_exp2<T>(x.negative) * alpha;
+}
+
 // The strip becomes the gradient of the loss by s_ij, plus that by s_ji where the tile serves both.
 template <class T, class R>
 void backward_own(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, T* strip) {
   const Vec<T> log = log_weight(p);
+  const auto &a = *p.a, &b = *p.b;
   for (int64_t r = 0; r < rows; ++r) {
-    const auto pick = Pick<T, R>::of(p, i0 + r);
+    const int64_t i = i0 + r;
+    const auto pick = Pick<T, R>::of(p, i);
     const auto of_row = OwnWeights<T>::of(*p.a, i0 + r, [](const T* x) { return all(*x); });
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       T* const at = strip + r * p.block + c;
       const int64_t j = j0 + c;
       Vec<T> gradient = own_gradient<T, R, true>(p, pick, at, j, log, of_row);
+      if (p.soft)
+        gradient += own_correction<T, R, true>(p, pick, at, j, log, all(a.soft_alpha[i]), all(a.soft_shift[i]),
+                                               all(a.gamma[i]), all(a.positive_shift[i]));
       if constexpr (R::kBoth) {
         const auto of_columns = OwnWeights<T>::of(*p.b, j, [](const T* x) { return load(x); });
         gradient += own_gradient<T, R, false>(p, pick, at, j, log, of_columns);
+        if (p.soft)
+          gradient += own_correction<T, R, false>(p, pick, at, j, log, load(b.soft_alpha + j), load(b.soft_shift + j),
+                                                  load(b.gamma + j), load(b.positive_shift + j));
       }
       store(at, gradient);
     }

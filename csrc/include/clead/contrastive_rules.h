@@ -46,6 +46,13 @@ CLEAD_INLINE void with_rules_of(const Contrast<T>& p, Visit&& visit) {
     grouped.template operator()<FalseNegative::general>();
 }
 
+// The cosine of pairs with these c_ij, of a row with this scale and squared norm.
+template <class T>
+CLEAD_INLINE Vec<T> cosines(const Contrast<T>& p, Vec<T> c, Vec<T> scale, Vec<T> square, int64_t j) {
+  if (p.euclidean) c = (c + (square + load(p.b->square + j))) * all<T>(0.5);
+  return c * (scale * load(p.b->cosine_scale + j));
+}
+
 template <class T, class Visit>
 CLEAD_INLINE void with_rules(const Contrast<T>& p, bool both, Visit&& visit) {
   if (both)
@@ -71,6 +78,7 @@ struct Pick {
     if constexpr (R::kFalse != FalseNegative::none) row.threshold = all(p.a->threshold[i]);
     if constexpr (R::kGeneral) {
       row.scale = all(p.a->cosine_scale[i]);
+      row.square = p.euclidean ? all(p.a->square[i]) : Vec<T>{};
       row.as_row = Mask<T>{} + p.a->cluster_as_row[i];
       row.as_column = Mask<T>{} + p.a->cluster_as_column[i];
     }
@@ -95,14 +103,14 @@ struct Pick {
 
   inline __attribute__((always_inline)) Mask<T> for_row(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
     if constexpr (R::kFalse == FalseNegative::threshold) return dot > threshold;
-    const Vec<T> cosine = dot * (scale * load(p.b->cosine_scale + j));
+    const Vec<T> cosine = cosines(p, dot, scale, square, j);
     return either(p, cosine > threshold, same<true>(p, j));
   }
 
   inline __attribute__((always_inline)) Mask<T> for_column(const Contrast<T>& p, Vec<T> dot, int64_t j) const {
     const Vec<T> cut = load(p.b->threshold + j);
     if constexpr (R::kFalse == FalseNegative::threshold) return dot > cut;
-    const Vec<T> cosine = dot * (scale * load(p.b->cosine_scale + j));
+    const Vec<T> cosine = cosines(p, dot, scale, square, j);
     return either(p, cosine > cut, same<false>(p, j));
   }
 
@@ -127,7 +135,7 @@ struct Pick {
   }
 
   int64_t i;
-  Vec<T> threshold, scale;
+  Vec<T> threshold, scale, square;
   Mask<T> as_row, as_column, group;
 };
 
@@ -139,19 +147,19 @@ struct Exponents {
 };
 
 // Rounded once if their size is bounded; a huge exponent less its own rounded value would leave a large rest.
-template <class T, class R, bool OfRow>
+template <class T, class R, bool OfRow, bool Soft = false>
 CLEAD_INLINE Exponents<T> exponents(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
                                     Vec<T> negative_offset = Vec<T>{},
                                     Vec<T> positive_offset = Vec<T>{}) {
-  const Vec<T> dot = load(at), lowest = all(kLowest<T>), k = all(p.k);
-  const auto less = [&](Vec<T> offset) {
+  const Vec<T> dot = load(at), lowest = all(kLowest<T>);
+  const auto less = [&](Vec<T> k, Vec<T> offset) {
     return larger<T>(p.normalized ? fma(dot, k, -offset) : dot * k - offset, lowest);
   };
-  const Vec<T> x = less(negative_offset);
+  const Vec<T> x = less(all(Soft ? p.k_soft : p.k_negatives), negative_offset);
   Exponents<T> out{x, lowest, pick.template kind<OfRow>(p, dot, j)};
   if constexpr (R::kWeighs) out.negative = out.kind.lowered ? x + log : x;
   if constexpr (R::kGrouped) {
-    out.positive = out.kind.positive ? less(positive_offset) : lowest;
+    out.positive = out.kind.positive ? less(all(p.k), positive_offset) : lowest;
     out.negative = out.kind.positive ? lowest : out.negative;
   }
   return out;

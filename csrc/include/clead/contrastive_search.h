@@ -29,7 +29,10 @@ void search_strip(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, in
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       const Vec<T> dot = load(row + c);
       Vec<T> cosine = dot;
-      if (p.a->cosine_scale != nullptr) cosine = dot * (all(p.a->cosine_scale[i]) * load(p.b->cosine_scale + j0 + c));
+      if (p.a->cosine_scale != nullptr) {
+        const Vec<T> square = p.euclidean ? all(p.a->square[i]) : Vec<T>{};
+        cosine = cosines(p, dot, all(p.a->cosine_scale[i]), square, j0 + c);
+      }
       if (p.list_start == nullptr)
         cosine = Mask<T>{} + p.a->group[i] == ids(p.b->group + j0 + c, T()) ? none : cosine;
       cosine = dot > never ? cosine : none;

@@ -16,13 +16,6 @@ CLEAD_INLINE Vec<T> minus_log_of_complement(Vec<T> p) {
   return (z + z) * sum;
 }
 
-// Where it is not capped it is selected; rows without a positive have no shift that would bound it.
-template <class T>
-CLEAD_INLINE Vec<T> capped_exp2(Vec<T> x) {
-  const Vec<T> ceiling = all<T>(4);
-  return exp2<T>(x > ceiling ? ceiling : x);
-}
-
 template <class T, class R>
 void forward_spread(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, const T* strip) {
   const Spread<T>& sums = p.a->spread;

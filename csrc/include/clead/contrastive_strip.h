@@ -72,17 +72,17 @@ struct Found {
   Vec<T> count, dots;
 };
 
-// One exponential for row and column: all are relative to the bound k of the exponents.
+// One exponential for row and column: all are relative to the bound of the exponents.
 template <class T, class R>
 void forward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, const T* strip,
                      const ColumnSums<T>& sums) {
-  const Vec<T> k = all(p.k), weight = all(p.weight), zero{};
+  const Vec<T> k = all(p.k_negatives), top = all(p.top), weight = all(p.weight), zero{};
   for (int64_t r = 0; r < rows; ++r) {
     const auto pick = Pick<T, R>::of(p, i0 + r);
     Vec<T> negatives{}, positives{};
     Found<T> found{};
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
-      const Vec<T> dot = load(strip + r * p.block + c), e = exp2<T>(fma(dot, k, -k));
+      const Vec<T> dot = load(strip + r * p.block + c), e = exp2<T>(fma(dot, k, -top));
       const auto negative = [&](const Kind<T>& kind) {
         Vec<T> x = e;
         if constexpr (R::kWeighs) x = kind.lowered ? e * weight : e;
@@ -173,7 +173,7 @@ void forward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j
 // The strip becomes the gradient of the loss by s_ij, plus that by s_ji where the tile serves both.
 template <class T, class R>
 void backward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, T* strip) {
-  const Vec<T> k = all(p.k), weight = all(p.weight), zero{};
+  const Vec<T> k = all(p.k), top = all(p.top), weight = all(p.weight), zero{};
   for (int64_t r = 0; r < rows; ++r) {
     const auto pick = Pick<T, R>::of(p, i0 + r);
     const Vec<T> alpha = all(p.a->alpha[i0 + r]), lowered = alpha * weight;
@@ -181,7 +181,7 @@ void backward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0
     if constexpr (R::kGrouped) gamma = all(p.a->gamma[i0 + r]), rho = all(p.a->rho[i0 + r]);
     for (int64_t c = 0; c < columns; c += kLanes<T>) {
       T* const at = strip + r * p.block + c;
-      const Vec<T> dot = load(at), e = exp2<T>(fma(dot, k, -k));
+      const Vec<T> dot = load(at), e = exp2<T>(fma(dot, k, -top));
       const Kind<T> of_row = pick.template kind<true>(p, dot, j0 + c);
       Vec<T> factor = alpha, constant{};
       if constexpr (R::kWeighs) factor = of_row.lowered ? lowered : alpha;
@@ -204,16 +204,20 @@ void backward_bounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0
   }
 }
 
+// What is not selected may exceed its row's maximum; rows without a positive have no shift that would bound it.
+template <class T>
+CLEAD_INLINE Vec<T> capped_exp2(Vec<T> x) {
+  const Vec<T> ceiling = all<T>(4);
+  return exp2<T>(x > ceiling ? ceiling : x);
+}
+
 template <class T, class R, bool OfRow>
 CLEAD_INLINE Vec<T> shifted_gradient(const Contrast<T>& p, const Pick<T, R>& pick, const T* at, int64_t j, Vec<T> log,
                                      Vec<T> alpha, Vec<T> gamma, Vec<T> rho, Vec<T> shift, Vec<T> positive_shift) {
-  const Vec<T> ceiling = all<T>(4);  // what is not selected may exceed its row's maximum
   const auto x = exponents<T, R, OfRow>(p, pick, at, j, log, shift, positive_shift);
-  const Vec<T> above = x.negative;
-  Vec<T> gradient = exp2<T>(above > ceiling ? ceiling : above) * alpha;
+  Vec<T> gradient = capped_exp2<T>(x.negative) * alpha;
   if constexpr (R::kGrouped) {
-    const Vec<T> over = x.positive;
-    const Vec<T> of_positive = fma(exp2<T>(over > ceiling ? ceiling : over), gamma, -rho);
+    const Vec<T> of_positive = fma(capped_exp2<T>(x.positive), gamma, -rho);
     gradient = x.kind.positive ? of_positive : gradient;
   }
   return gradient;
@@ -235,6 +239,34 @@ void backward_unbounded(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t 
       if constexpr (R::kBoth)
         gradient += shifted_gradient<T, R, false>(p, pick, at, j, log, load(b.alpha + j), load(b.gamma + j),
                                                   load(b.rho + j), load(b.shift + j), load(b.positive_shift + j));
+      store(at, gradient);
+    }
+  }
+}
+
+// Negatives with the gradient of two exponentials.
+template <class T, class R>
+void backward_soft(const Contrast<T>& p, int64_t i0, int64_t rows, int64_t j0, int64_t columns, T* strip) {
+  const Vec<T> log = log_weight(p);
+  const auto& a = *p.a;
+  const auto& b = *p.b;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t i = i0 + r;
+    const auto pick = Pick<T, R>::of(p, i);
+    for (int64_t c = 0; c < columns; c += kLanes<T>) {
+      T* const at = strip + r * p.block + c;
+      const int64_t j = j0 + c;
+      const auto of = [&]<bool OfRow>(Vec<T> alpha, Vec<T> shift) {
+        return capped_exp2<T>(exponents<T, R, OfRow, true>(p, pick, at, j, log, shift).negative) * alpha;
+      };
+      Vec<T> gradient = shifted_gradient<T, R, true>(p, pick, at, j, log, all(a.alpha[i]), all(a.gamma[i]),
+                                                     all(a.rho[i]), all(a.shift[i]), all(a.positive_shift[i]));
+      gradient += of.template operator()<true>(all(a.soft_alpha[i]), all(a.soft_shift[i]));
+      if constexpr (R::kBoth) {
+        gradient += shifted_gradient<T, R, false>(p, pick, at, j, log, load(b.alpha + j), load(b.gamma + j),
+                                                  load(b.rho + j), load(b.shift + j), load(b.positive_shift + j));
+        gradient += of.template operator()<false>(load(b.soft_alpha + j), load(b.soft_shift + j));
+      }
       store(at, gradient);
     }
   }

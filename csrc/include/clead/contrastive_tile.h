@@ -3,6 +3,7 @@
 
 #include "clead/contrastive_own.h"
 #include "clead/contrastive_search.h"
+#include "clead/contrastive_sigmoid.h"
 
 namespace clead {
 namespace {
@@ -39,6 +40,29 @@ void clear_self(const Contrast<T>& p, const Tile<T>& t, T* strip) {
   }
 }
 
+// Adds the strip of gradients by s_ij to the sums of its rows and columns; scores are its c_ij.
+template <class T>
+void add_weights(const Contrast<T>& p, const Tile<T>& t, bool diagonal, const T* strip, const T* scores) {
+  const int times = p.symmetric && !diagonal ? 2 : 1;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const T *const row = strip + r * p.block, *const score = scores + r * p.block;
+    Vec<T> weights{}, products{};
+    for (int64_t c = 0; c < t.columns; c += kLanes<T>) {
+      weights += load(row + c);
+      if (p.a->score_sum != nullptr) products = fma(load(row + c), load(score + c), products);
+    }
+    p.a->weight_sum[t.i0 + r] += static_cast<double>(total<T>(weights));
+    if (p.a->score_sum != nullptr) p.a->score_sum[t.i0 + r] += times * static_cast<double>(total<T>(products));
+  }
+  if (p.b->weight_sum == nullptr || diagonal) return;
+  for (int64_t c = 0; c < t.columns; c += kLanes<T>) {
+    Vec<T> weights{};
+    for (int64_t r = 0; r < t.rows; ++r) weights += load(strip + r * p.block + c);
+    const int64_t lanes = std::min<int64_t>(kLanes<T>, t.columns - c);
+    for (int64_t lane = 0; lane < lanes; ++lane) p.b->weight_sum[t.j0 + c + lane] += static_cast<double>(weights[lane]);
+  }
+}
+
 template <class T, class Visit>
 void for_each_strip(const Contrast<T>& p, int64_t row_block, int64_t column_block, Visit&& visit) {
   const int64_t j0 = column_block * p.block, columns = std::min(p.block, p.b->size - j0);
@@ -56,6 +80,7 @@ void forward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block,
   for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
     dots(t);
     leave_out(p, t, strip);
+    if (p.sigmoid) return forward_sigmoid(p, t.i0, t.rows, t.columns, strip);
     with_rules<T>(p, both, [&](auto rules) {
       if (p.bounded)
         forward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip, sums);
@@ -107,21 +132,30 @@ void search_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, 
 template <class T, class Dots, class Accumulate>
 void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots,
                    Accumulate&& accumulate) {
-  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
-    dots(t);
-    leave_out(p, t, strip);
+  T* const scores = strip + (kStrip + kColumnSums) * p.block;
+  const auto gradients = [&](const Tile<T>& t) {
+    if (p.sigmoid) return backward_sigmoid(p, t.i0, t.rows, t.columns, strip);
     with_rules<T>(p, p.symmetric, [&](auto rules) {
       constexpr auto is = rules;
       if constexpr (is.kGrouped)
         if (p.own) return backward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
       if constexpr (!is.kBoth)
         if (p.spread) return backward_spread<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
-      if (p.bounded)
+      if (p.soft)
+        backward_soft<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
+      else if (p.bounded)
         backward_bounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
       else
         backward_unbounded<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);
     });
     clear_self(p, t, strip);
+  };
+  for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
+    dots(t);
+    leave_out(p, t, strip);
+    if (p.a->score_sum != nullptr) std::copy(strip, strip + t.rows * p.block, scores);
+    gradients(t);
+    if (p.a->weight_sum != nullptr) add_weights(p, t, p.symmetric && row_block == column_block, strip, scores);
     accumulate(t);
   });
 }

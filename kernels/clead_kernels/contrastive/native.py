@@ -15,7 +15,7 @@ from .._rows import working_dtype
 from .form import Form
 from .pairs import Pairs
 
-STATISTICS = 11
+STATISTICS = 16
 """Rows of the statistics (csrc/cpu/contrastive_arguments.h); n and p of the reference are the first."""
 
 _DENOMINATORS = ("all", "own_positive", "negatives")
@@ -23,7 +23,8 @@ _ARGUMENTS = (
     "Tensor anchors, Tensor? candidates, float temperature, bool normalize, int self_offset, Tensor? self_index, "
     "int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, "
     "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool each_level, bool all_rules, "
-    "bool attract, float weight, int denominator, bool inside, float spread"
+    "bool attract, float weight, int denominator, bool inside, float spread, float debias, float hard_negative_beta, "
+    "bool euclidean"
 )
 _library.define(
     f"contrastive_native_({_ARGUMENTS}, Tensor(a!) loss, Tensor(b!) num_positives, Tensor(c!) statistics) -> ()"
@@ -122,4 +123,7 @@ def _arguments(
         _DENOMINATORS.index(form.denominator),
         form.positives_reduction == "inside",
         form.spread,
+        form.debias,
+        form.hard_negative_beta,
+        form.metric == "euclidean",
     )

@@ -97,9 +97,23 @@ def _forward(
     normalize: bool,
     impl: str,
 ) -> Tensor:
+    if impl == "native":
+        loss = a.new_empty(a.shape[0], dtype=working_dtype(a.dtype))
+        scale, shift = _numbers(temperature_tensor, temperature, bias_tensor, bias)
+        torch.ops.clead.sigmoid_loss_native_.default(a.detach(), b.detach(), scale, shift, normalize, loss)
+        return loss
     with full_precision(a.device):
         logits = _logits(a, b, temperature_tensor, temperature, bias_tensor, bias, normalize)[0]
         return torch.logaddexp(-logits, torch.zeros_like(logits)).sum(1)
+
+
+def _numbers(
+    temperature_tensor: Tensor | None, temperature: float, bias_tensor: Tensor | None, bias: float
+) -> tuple[float, float]:
+    return (
+        temperature if temperature_tensor is None else temperature_tensor.item(),
+        bias if bias_tensor is None else bias_tensor.item(),
+    )
 
 
 def _forward_fake(a: Tensor, *_: Any) -> Tensor:
@@ -115,8 +129,12 @@ def _backward(
     bias_tensor: Tensor | None,
     bias: float,
     normalize: bool,
+    impl: str,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if impl == "native":
+        numbers = _numbers(temperature_tensor, temperature, bias_tensor, bias)
+        return _native_backward(grad_loss, (a, b, temperature_tensor, bias_tensor), numbers, normalize, needs)
     with full_precision(a.device):
         logits, rows, others, scale = _logits(a, b, temperature_tensor, temperature, bias_tensor, bias, normalize)
         grad = torch.sigmoid(-logits) * grad_loss.to(logits.dtype)[:, None]
@@ -133,6 +151,25 @@ def _backward(
         return grads[0], grads[1], grads[2], grads[3]
 
 
+def _native_backward(
+    grad_loss: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    numbers: tuple[float, float],
+    normalize: bool,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = working_dtype(inputs[0].dtype)
+    grads = [
+        grad_loss.new_empty(x.shape if need and x is not None else 0, dtype=dtype)
+        for x, need in zip(inputs, needs, strict=True)
+    ]
+    torch.ops.clead.sigmoid_loss_native_backward_.default(
+        grad_loss.to(dtype), inputs[0].detach(), inputs[1].detach(), *numbers, normalize, *grads
+    )
+    a, b, temperature, bias = (g if x is None else g.to(x.dtype) for g, x in zip(grads, inputs, strict=True))
+    return a, b, temperature, bias
+
+
 def _backward_fake(grad_loss: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *inputs, needs = rest
     wanted = [inputs[0], inputs[1], inputs[2], inputs[4]]
@@ -144,22 +181,28 @@ def _backward_fake(grad_loss: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a, b, temperature_tensor, ctx.temperature, bias_tensor, ctx.bias, ctx.normalize, _ = inputs
+    a, b, temperature_tensor, ctx.temperature, bias_tensor, ctx.bias, ctx.normalize, ctx.impl = inputs
     ctx.save_for_backward(a, b, temperature_tensor, bias_tensor)
 
 
 def _differentiate(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
     a, b, temperature_tensor, bias_tensor = ctx.saved_tensors
     needs = [ctx.needs_input_grad[at] for at in (0, 1, 2, 4)]
-    grads = _backward_op(
-        grad_loss, a, b, temperature_tensor, ctx.temperature, bias_tensor, ctx.bias, ctx.normalize, needs
-    )
+    scale, shift = (temperature_tensor, ctx.temperature), (bias_tensor, ctx.bias)
+    grads = _backward_op(grad_loss, a, b, *scale, *shift, ctx.normalize, ctx.impl, needs)
     by_a, by_b, by_temperature, by_bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return by_a, by_b, by_temperature, None, by_bias, None, None, None
 
 
+_NATIVE = "Tensor a, Tensor b, float temperature, float bias, bool normalize"
+_library.define(f"sigmoid_loss_native_({_NATIVE}, Tensor(a!) loss) -> ()")
+_library.define(
+    f"sigmoid_loss_native_backward_(Tensor grad_loss, {_NATIVE}, "
+    "Tensor(a!) grad_a, Tensor(b!) grad_b, Tensor(c!) grad_temperature, Tensor(d!) grad_bias) -> ()"
+)
 _ARGUMENTS = (
-    "Tensor a, Tensor b, Tensor? temperature_tensor, float temperature, Tensor? bias_tensor, float bias, bool normalize"
+    "Tensor a, Tensor b, Tensor? temperature_tensor, float temperature, Tensor? bias_tensor, float bias, "
+    "bool normalize, str impl"
 )
 _backward_op = _library.define_functional(
     f"sigmoid_loss_backward(Tensor grad_loss, {_ARGUMENTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -168,5 +211,5 @@ _backward_op = _library.define_functional(
     _library.refuse_second_derivative,
 )
 _forward_op = _library.define_functional(
-    f"sigmoid_loss({_ARGUMENTS}, str impl) -> Tensor", _forward, _forward_fake, _differentiate, _save
+    f"sigmoid_loss({_ARGUMENTS}) -> Tensor", _forward, _forward_fake, _differentiate, _save
 )
