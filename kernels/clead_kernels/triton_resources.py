@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ._triton_rows import Config
 from .contrastive.triton_backward import backward_kernel
-from .contrastive.triton_configs import HARDEST, SEARCH, SECOND, TABLE
+from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SECOND, TABLE, config
 from .contrastive.triton_forward import forward_kernel
 from .contrastive.triton_search_kernels import cut_kernel, hardest_kernel
 from .contrastive.triton_second import own_kernel, spread_kernel
@@ -87,9 +88,9 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("small_backward", "plain", "both sets"): {**_PLACES, "grad_candidates": True},
     ("small_backward", "rules", "labels"): {**_LABELS, **_RULES, "TREATMENT": "attract", "grad_temperature": True},
     ("small_backward", "rules", "both sets"): {**_PLACES, **_RULES, "grad_candidates": True, "REDUCTION": "none"},
-    ("forward", "rules", "self, inside"): {**_DEAREST, "FORM": "inside"},
-    ("backward", "rules", "self, own inside"): {**_DEAREST, "SIDES": "both", "FORM": "own inside"},
-    ("backward", "rules", "self, spread"): {**_DEAREST, "SIDES": "both", "FORM": "spread"},
+    ("forward", "forms", "self, inside"): {**_DEAREST, "FORM": "inside"},
+    ("backward", "forms", "self, own inside"): {**_DEAREST, "SIDES": "both", "FORM": "own inside"},
+    ("backward", "forms", "self, spread"): {**_DEAREST, "SIDES": "both", "FORM": "spread"},
     ("own", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
     ("spread", "rules", "self"): {**_DEAREST, "FORM": "spread"},
     **{("cut", "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k} for k, _ in SEARCH},
@@ -132,9 +133,14 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
     for (kernel, masks, width, dtype), shapes in (TABLE | small).items():
         for shape in dict.fromkeys(shapes):
             for of_kernel, of_masks, variant in VARIANTS:
-                some = "FORM" in VARIANTS[of_kernel, of_masks, variant] and width != 128
-                if (of_kernel, of_masks) == (kernel, masks) and not some:
+                if (of_kernel, of_masks) == (kernel, masks):
                     yield kernel, masks, variant, width, dtype, shape
+    for kernel, masks, variant in VARIANTS:
+        if masks == "forms":
+            common = [(kernel, 128, dtype) for dtype in _TYPES]
+            for _, width, dtype in dict.fromkeys([*common, *(key for key in FORMS if key[0] == kernel)]):
+                shape = config(kernel, masks, width, getattr(torch, dtype), 1, torch.device("cpu"))
+                yield kernel, masks, variant, width, dtype, shape
     for (width, dtype), shape in SECOND.items():
         yield "spread", "rules", "self", width, dtype, shape
         if width == 128:

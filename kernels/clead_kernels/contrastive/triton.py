@@ -153,7 +153,8 @@ class _Rule:
         several = self.groups is not None or (offset and index) or treatment == "attract"
         self.form = form_of(form, several)
         self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND and self.form != "spread"
-        self.masks = "plain" if self.bounded and treatment == "none" and self.form == "plain" else "rules"
+        self.masks = "plain" if self.bounded and treatment == "none" else "rules"
+        self.masks = self.masks if self.form == "plain" else "forms"
         self.flags: dict[str, Any] = {
             "D": a.shape[1],
             "BLOCK_D": padded_width(a.shape[1]),

@@ -66,6 +66,18 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("backward", "rules", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
 }
 
+# (kernel, padded width, dtype): where a form beyond the plain one, with rules, does not fit the registers of "rules".
+FORMS: dict[tuple[str, int, str], Config] = {
+    **{
+        ("forward", width, dtype): Config(32, 64, width, 4, 2)
+        for dtype in ("bfloat16", "float16")
+        for width in (64, 128, 256)
+    },
+    ("backward", 256, "bfloat16"): Config(32, 32, 256, 8, 2),
+    ("backward", 512, "bfloat16"): Config(16, 16, 512, 8, 2),
+    ("backward", 512, "float16"): Config(16, 16, 512, 8, 2),
+}
+
 # (padded width, dtype): of the second pass that some forms need; it holds more sums of a row than the first.
 SECOND: dict[tuple[int, str], Config] = {
     **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
@@ -101,8 +113,14 @@ FEW_ANCHORS = 8192
 
 
 def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, device: torch.device) -> Config:
-    """The tile shape for ``rows`` owned rows of ``width`` dimensions; arguments as the table's keys."""
-    small, large = TABLE[kernel, masks, max(padded_width(width), 64), str(dtype).removeprefix("torch.")]
+    """The tile shape for ``rows`` owned rows of ``width`` dimensions; arguments as the table's keys.
+
+    ``masks`` is "forms" for a form beyond the plain one.
+    """
+    key = max(padded_width(width), 64), str(dtype).removeprefix("torch.")
+    if masks == "forms" and (kernel, *key) in FORMS:
+        return FORMS[kernel, *key]
+    small, large = TABLE[kernel, "rules" if masks == "forms" else masks, *key]
     return large if rows > FEW_ANCHORS and _roomy(device) else small
 
 
