@@ -8,7 +8,7 @@ import triton.language as tl
 from .._triton_rows import TINY, dots, load_rows, squared_norm
 from .triton_backward import coefficients_of, exponential
 from .triton_pairs import LN2, false_negatives, sharpness_of
-from .triton_small_forward import ANYWHERE, NUMBERS, ROWS, SHARE, marks
+from .triton_small_rows import ANYWHERE, NUMBERS, ROWS, SHARE, marks
 
 
 @triton.jit(do_not_specialize=[*NUMBERS, "grad_stride"], do_not_specialize_on_alignment=ANYWHERE)
