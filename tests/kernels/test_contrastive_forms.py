@@ -365,11 +365,11 @@ A, B = torch.ones(4, 3), torch.ones(6, 3)
         (lambda: info_nce(A, B, self_index=torch.tensor([0, 6, 0, 0])), ValueError, r"self_index .* found 6"),
         (lambda: sup_con(A, torch.zeros(4).int(), self_index=torch.arange(4)), ValueError, "self_index is for candida"),
         (
-            lambda: nt_xent(A, impl="native", debias=0.1),
+            lambda: nt_xent(A, impl="triton", debias=0.1),
             NotImplementedError,
-            "debias=yes; nt_xent has native .*debias no",
+            "debias=yes; nt_xent has .*triton .*debias no",
         ),
-        (lambda: nt_xent(A, impl="native", metric="euclidean"), NotImplementedError, "native .*metric cosine"),
+        (lambda: nt_xent(A, impl="triton", metric="euclidean"), NotImplementedError, "triton .*metric cosine"),
         (
             lambda: nt_xent(A, false_negatives=FalseNegatives(labels=torch.zeros(2, 3).int())),
             ValueError,
