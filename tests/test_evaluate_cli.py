@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit_are_named(run):
     saved = checkpoint.load(path)
     weights = {f"module.{key}" if "conv2" in key else key: value for key, value in saved.weights.items()}
     meta = {key: value for key, value in saved.meta.items() if key not in ("schema", "sha256")}
-    checkpoint.save(run / "checkpoints", meta, weights, {})
+    checkpoint.save(run / "checkpoints", meta, weights, saved.state)
     with pytest.raises(UserError, match=r"Missing key\(s\).*conv2.*Unexpected key\(s\).*module\.encoder\.conv2"):
         evaluate.main([str(run)])
 
@@ -252,7 +252,7 @@ def test_a_model_that_gives_nan_is_named_and_the_rows_of_others_stay(run, tmp_pa
     saved = checkpoint.load(path)
     weights = {**saved.weights, "heads.classifier.bias": saved.weights["heads.classifier.bias"] * float("nan")}
     meta = {key: value for key, value in saved.meta.items() if key not in ("schema", "sha256")}
-    checkpoint.save(broken / "checkpoints", meta, weights, {})
+    checkpoint.save(broken / "checkpoints", meta, weights, saved.state)
     command = ["--attacks", "fgsm", "--eps", "0.1", "--samples", "9", "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match="comparisons/random: the model must give finite logits, got NaN"):
         evaluate.main([str(run), str(broken), *command])

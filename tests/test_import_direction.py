@@ -29,6 +29,7 @@ TOP = {
     "sources",
     "evaluate",
     "study",
+    "dry_run",
     "report",
     "export",
     "doctor",

@@ -86,7 +86,8 @@ def _step(model: Model, method: Method[Any], config: TrainConfig, stage: Stage, 
     if stage in CLASSIFIER_STAGES:
         trained, loss = loss_of(model, stage, config.finetuning(stage), model.evaluation_branch, config.impl)
     else:
-        trained, loss = model, lambda seen: method.training_loss(model, seen)
+        computing = model.computing_in(config.speed.compute_dtype)
+        trained, loss = model, lambda seen: method.training_loss(computing, seen)
     trained.train()
     first: list[str] = []
     hooks = [module.register_forward_hook(_watch(first, name)) for name, module in model.named_modules() if name]
