@@ -66,7 +66,7 @@ def rows(run):
     return json.loads((run / "results.json").read_text())["results"]
 
 
-def seven_letters(data_dir=None, *, download=False):
+def seven_letters(data_dir=None, *, download=False, image_size=None):
     """Another data set: larger images, fewer classes, no validation split."""
     generator = torch.Generator().manual_seed(0)
     digits = load_digits()
@@ -235,7 +235,7 @@ def test_a_network_that_classifies_itself_has_no_embeddings(probe, tmp_path):
 )
 def test_settings_that_do_not_fit_leave_the_run_as_it_was(changes, expected, run, letters, monkeypatch):
     def changed(train_split):
-        return lambda data_dir=None, *, download=False: replace(seven_letters(), train=train_split)
+        return lambda data_dir=None, *, download=False, image_size=None: replace(seven_letters(), train=train_split)
 
     train_split = seven_letters().train
     monkeypatch.setitem(
