@@ -1,75 +1,15 @@
-"""Configuration: frozen dataclasses, which are the command line, the saved ``config.json`` and the recipes at once."""
+"""The nested settings: attacks, optimisers, models, classifiers, measurements, speed."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal
 
 import torch
-import tyro
 
-from clead.errors import UserError
+from clead.config.values import Executor, Real, require
 from clead.models.batch_norm import BatchNormConfig
-
-
-def parse_real(text: str) -> float:
-    """A float written as a decimal or as a fraction: ``0.03`` or ``8/255``."""
-    try:
-        value = float(Fraction(text)) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"expected a number such as 0.03 or 8/255, got {text!r}") from error
-    if not math.isfinite(value):
-        raise UserError(f"expected a finite number, got {text!r}")
-    return value
-
-
-Real = Annotated[
-    float,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="REAL",
-        instance_from_str=lambda args: parse_real(args[0]),
-        is_instance=lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
-        str_from_instance=lambda value: [repr(float(value))],
-    ),
-]
-
-
-def parse_integers(text: str) -> tuple[int, ...]:
-    """Comma-separated integers: ``0,1,2``."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(f"expected integers such as 0,1,2, got {text!r}") from error
-
-
-Integers = Annotated[
-    tuple[int, ...],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="INT,INT,…",
-        instance_from_str=lambda args: parse_integers(",".join(args)),
-        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(part, int) for part in value),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    ),
-]
-
-Executor = Literal["eager", "compile", "graph"]
-Impl = Literal["auto", "reference", "triton", "native"]
-Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-OnNonfinite = Literal["stop", "skip"]
-CLASSIFIER_STAGES = STAGES[1:-1]
-"""Those that train a classifier, each from the pre-trained encoder."""
-
-
-def require(condition: bool, name: str, expected: str, found: object) -> None:
-    """Raise a UserError that names a field, what was expected and what was found."""
-    if not condition:
-        raise UserError(f"{name} must be {expected}, got {found}")
 
 
 @dataclass(frozen=True)
@@ -315,115 +255,3 @@ class LogisticRegressionConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "logistic_regression.epochs", "at least 0", self.epochs)
         require(self.batch_size > 0, "logistic_regression.batch_size", "above 0", self.batch_size)
-
-
-Comparison = Literal["undefended", "random"]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What every method shares."""
-
-    data: str = "digits"
-    """A key of clead.data.DATASETS."""
-    data_dir: Path = Path("data")
-    """Folder that holds the data set's files."""
-    download: bool = False
-    """Fetch the data set when it is not in data_dir."""
-    image_size: int | None = None
-    """Height and width to resize images to; None keeps the published size, 224 for folders of images."""
-    train_samples: int | None = None
-    """Only the first N training images, to try something out; all when None."""
-    augment: str = "digits"
-    """A key of clead.augment.AUGMENTATIONS."""
-    epochs: int = 100
-    """Passes over the training split; 0 keeps the initial weights."""
-    batch_size: int = 512
-    """Images per step; a smaller last batch of an epoch is dropped."""
-    seed: int = 0
-    """Seed of every random stream."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes cuda when there is one."""
-    threads: int = 0
-    """CPU threads; 0 leaves the number to torch."""
-    deterministic: bool = False
-    """On a GPU, only algorithms that give the same bits every time, slower ones at times; a CPU's always do."""
-    impl: Impl = "auto"
-    """Implementation of the clead_kernels operators."""
-    speed: SpeedConfig = SpeedConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    linear_eval: LinearEvalConfig = LinearEvalConfig()
-    """Of a linear classifier on the frozen encoder."""
-    adv_linear_eval: AdvFinetuneConfig = AdvFinetuneConfig()
-    """Of the same on attacked images."""
-    full_finetune: FinetuneConfig = FinetuneConfig()
-    """Of the encoder together with a classifier."""
-    adv_finetune: AdvFinetuneConfig = AdvFinetuneConfig()
-    """Of the same on attacked images."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    knn: KNNConfig = KNNConfig()
-    logistic_regression: LogisticRegressionConfig = LogisticRegressionConfig()
-    stages: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
-    """Stages to run, in order."""
-    compare: tuple[Comparison, ...] = ()
-    """Models shown beside the trained one: undefended (ce for the same steps), random (untrained encoder)."""
-    checkpoint_every: int = 10
-    """Epochs between checkpoints."""
-    checkpoint_minutes: Real = 10.0
-    """Minutes after which a checkpoint is due in any case; 0 goes by epochs only."""
-    on_nonfinite: OnNonfinite = "stop"
-    """What a loss or gradient that is not finite does: stop, or skip that step and count it."""
-
-    def __post_init__(self) -> None:
-        require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
-        require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
-        require(self.image_size is None or self.image_size > 0, "image_size", "above 0", self.image_size)
-        require(self.train_samples is None or self.train_samples > 0, "train_samples", "above 0", self.train_samples)
-        require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
-        # torch takes any number and dies of it.
-        require(0 <= self.threads <= 1024, "threads", "in [0, 1024]", self.threads)
-        require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
-        require(self.checkpoint_minutes >= 0, "checkpoint_minutes", "at least 0", self.checkpoint_minutes)
-        for name in CLASSIFIER_STAGES:
-            self.finetuning(name).check(name)
-        order = [STAGES.index(stage) for stage in self.stages]
-        require(order == sorted(set(order)) and order != [], "stages", f"a subsequence of {STAGES}", self.stages)
-
-    def finetuning(self, stage: Stage) -> FinetuneConfig:
-        """The settings of one of CLASSIFIER_STAGES."""
-        config: FinetuneConfig = getattr(self, stage)
-        return config
-
-
-@dataclass(frozen=True)
-class ContrastiveConfig(TrainConfig):
-    """What every contrastive method adds."""
-
-    projector: ProjectorConfig = ProjectorConfig()
-    temperature: Real = 0.5
-    """Softmax temperature of the contrastive loss."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.temperature > 0, "temperature", "above 0", self.temperature)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to do with the configuration; not part of it."""
-
-    out: Path | None = None
-    """Run folder; default runs/<method>-<data>-s<seed>."""
-    resume: bool = False
-    """Continue an existing run folder (or start, when there is none)."""
-    overwrite: bool = False
-    """Replace an existing run folder."""
-    callbacks: tuple[str, ...] = ()
-    """module:function to call with the run folder and every line of metrics; clead.callbacks:tensorboard is one."""
-    seeds: Integers = ()
-    """One run per seed, each in its own folder."""
-    sweep: str | None = None
-    """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""
-    dry_run: bool = False
-    """Print the stages, their steps and about how long they take, from a few measured steps; write nothing."""

@@ -1,0 +1,58 @@
+"""Configuration: frozen dataclasses, which are the command line, the saved ``config.json`` and the recipes at once."""
+
+from clead.config.parts import (
+    AdvFinetuneConfig,
+    AttackConfig,
+    EncoderConfig,
+    Encoding,
+    EvaluationConfig,
+    FinetuneConfig,
+    KNNConfig,
+    LinearEvalConfig,
+    LogisticRegressionConfig,
+    OptimizerConfig,
+    ProjectorConfig,
+    SpeedConfig,
+)
+from clead.config.train import Comparison, ContrastiveConfig, RunOptions, TrainConfig
+from clead.config.values import (
+    CLASSIFIER_STAGES,
+    STAGES,
+    Executor,
+    Impl,
+    Integers,
+    OnNonfinite,
+    Real,
+    Stage,
+    parse_real,
+    require,
+)
+
+__all__ = [
+    "CLASSIFIER_STAGES",
+    "STAGES",
+    "AdvFinetuneConfig",
+    "AttackConfig",
+    "Comparison",
+    "ContrastiveConfig",
+    "EncoderConfig",
+    "Encoding",
+    "EvaluationConfig",
+    "Executor",
+    "FinetuneConfig",
+    "Impl",
+    "Integers",
+    "KNNConfig",
+    "LinearEvalConfig",
+    "LogisticRegressionConfig",
+    "OnNonfinite",
+    "OptimizerConfig",
+    "ProjectorConfig",
+    "Real",
+    "RunOptions",
+    "SpeedConfig",
+    "Stage",
+    "TrainConfig",
+    "parse_real",
+    "require",
+]
