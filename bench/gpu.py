@@ -56,11 +56,9 @@ def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
         Step("nvidia-smi", ["nvidia-smi", "-q"], 1, skip=no_device),
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 8),
         Step("explain", [python, "-c", EXPLAIN, "cuda" if cuda else "cpu"], 2),
-        Step(
-            "test-gpu",
-            [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/test-gpu.xml", *gpu_tests],
-            8,
-            skip=no_device,
+        *(
+            Step(name, [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/{name}.xml", *files], 8, skip=no_device)
+            for name, files in by_step(gpu_tests).items()
         ),
         Step("test-cpu", [*pytest, "-m", CPU_TESTS, f"--junitxml={out}/test-cpu.xml", *tests], 8),
     ]
@@ -103,6 +101,15 @@ def search_path(*more: Path) -> str:
     return os.pathsep.join(
         [str(ROOT), str(ROOT / "kernels"), *map(str, more), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
+
+
+def by_step(files: list[str]) -> dict[str, list[str]]:
+    """The files of every step of GPU tests: those that compile most kernels have a step, and its time, each."""
+    steps: dict[str, list[str]] = {"test-gpu": []}
+    for file in files:
+        what = Path(file).stem.rpartition("_")[2]
+        steps.setdefault(f"test-gpu-{what}" if what in ("small", "forms") else "test-gpu", []).append(file)
+    return steps
 
 
 def marked(*marks: str) -> list[str]:
