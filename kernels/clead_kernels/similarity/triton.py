@@ -79,11 +79,11 @@ def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor
         count, dtype = held(k), _short(queries.dtype)
         shape = TOPK[count, dtype]
         blocks = -(-rows // shape.block_m)
-        share = _share(columns, blocks, shape.block_n, queries.device)
-        shares = -(-columns // share)
+        length = _share(columns, blocks, shape.block_n, queries.device)
+        shares = -(-columns // length)
         keys = queries.new_empty((shares, rows, count), dtype=torch.int64)
         topk_kernel[(blocks, shares)](
-            one.rows, other.rows, one.norms, other.norms, keys, rows, columns, share, queries.shape[1],
+            one.rows, other.rows, one.norms, other.norms, keys, rows, columns, length, queries.shape[1],
             bank.shape[1], D=queries.shape[1], K=count, PRECISION=precision(queries.dtype),
             **_launch(shape), BLOCK_K=min(shape.block_k, padded_width(queries.shape[1])),
         )  # fmt: skip

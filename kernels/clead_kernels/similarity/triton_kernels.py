@@ -133,14 +133,14 @@ def key_of(score, column):
 
 @triton.jit
 def topk_kernel(
-    queries, bank, query_norms, bank_norms, best_keys, rows, columns, share, query_stride, bank_stride,
+    queries, bank, query_norms, bank_norms, best_keys, rows, columns, length, query_stride, bank_stride,
     D: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``best_keys`` [shares, rows, K], ascending: the best of one share of the bank for BLOCK_M queries."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    first = tl.program_id(1) * share
-    last = tl.minimum(first + share, columns)
+    first = tl.program_id(1) * length
+    last = tl.minimum(first + length, columns)
     best = tl.full([BLOCK_M, K], NOTHING, tl.int64)
     bar = tl.full([BLOCK_M], NOTHING, tl.int64)
     for start in range(first, last, BLOCK_N):
