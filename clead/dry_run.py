@@ -89,9 +89,9 @@ def show(session: Session, model: Model, console: Console) -> None:
             stage, f"{found.epochs}", f"{found.steps:,}", f"{1000 * found.step:.1f}", _duration(found.seconds)
         )
     console.print(table)
-    compared = f" for each of the models compared with ({', '.join(config.compare)})" if config.compare else ""
-    again = f"; about as much again{compared}" if compared else ""
-    report.emit(console, f"about {_duration(total)} of training, from {MEASURED} steps of each stage{again}")
+    report.emit(console, f"about {_duration(total)} of training, from {MEASURED} steps of each stage")
+    if config.compare:
+        report.emit(console, f"about as much again for each of the models compared with ({', '.join(config.compare)})")
 
 
 def _classification(session: Session, model: Model, stage: Stage) -> Fit:

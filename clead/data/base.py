@@ -80,6 +80,11 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def published(cls, train: Dataset, test: Dataset) -> Splits:
+        """Both as they were published, no validation split, and the statistics of ``train``."""
+        return cls(train, train.select(torch.arange(0)), test, *channel_statistics(train.images, train.max_value))
+
     @property
     def num_classes(self) -> int:
         """Number of labels."""

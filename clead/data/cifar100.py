@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clead.data.base import Dataset, Splits, channel_statistics
+from clead.data.base import Dataset, Splits
 from clead.data.cifar_pickle import read_pickle
 from clead.data.download import fetch
 from clead.errors import UserError
@@ -45,8 +45,7 @@ def load_cifar100(data_dir: Path | None = None, *, download: bool = False, image
             f"no CIFAR-100 files (train and test) in {data_dir}, {data_dir / BINARY} or {data_dir / PICKLES}: "
             "name their folder with --data-dir DIR, or fetch them with --download"
         )
-    train, test = (_dataset(found[name], name) for name in IMAGES)
-    whole = Splits(train, train.select(torch.arange(0)), test, *channel_statistics(train.images, 255))
+    whole = Splits.published(*(_dataset(found[name], name) for name in IMAGES))
     return whole.hold_out(0.1).at_size(image_size)
 
 

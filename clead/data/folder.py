@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from clead.data.base import Dataset, Splits, channel_statistics
+from clead.data.base import Dataset, Splits
 from clead.data.decoded import SUFFIXES, decode
 from clead.errors import UserError
 
@@ -28,11 +29,10 @@ def load_folder(data_dir: Path | None = None, *, download: bool = False, image_s
         raise UserError(f"{data_dir}: expected a folder test or val beside train, found neither")
     size, parts = image_size or DEFAULT_SIZE, ("train", "val", "test")
     found = {part: read(data_dir / part, classes, size, part) for part in parts if (data_dir / part).is_dir()}
-    train = found["train"]
-    statistics = channel_statistics(train.images, 255)
-    if has_test:
-        return Splits(train, found.get("val", train.select(torch.arange(0))), found["test"], *statistics)
-    return Splits(train, train.select(torch.arange(0)), found["val"], *statistics).hold_out(0.1)
+    if not has_test:
+        return Splits.published(found["train"], found["val"]).hold_out(0.1)
+    whole = Splits.published(found["train"], found["test"])
+    return replace(whole, val=found.get("val", whole.val))
 
 
 def class_folders(train: Path) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ Coates, Ng and Lee, "An analysis of single-layer networks in unsupervised featur
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clead.data.base import Dataset, Splits, channel_statistics
+from clead.data.base import Dataset, Splits
 from clead.data.download import fetch
 from clead.errors import UserError
 
@@ -27,8 +28,8 @@ ARCHIVE_MD5 = "91f7769df0f17e558f3565bffb0c7dfb"
 def load_stl10(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
     """STL-10's labelled images, uint8 [N, 3, 96, 96], split 4,500/500/8,000; see ``clead.data.load``."""
     folder = _folder(data_dir, download, ("train", "test"))
-    train, test = (_dataset(folder, name) for name in ("train", "test"))
-    return _splits(train, train, test).hold_out(0.1).at_size(image_size)
+    whole = Splits.published(*(_dataset(folder, name) for name in ("train", "test")))
+    return whole.hold_out(0.1).at_size(image_size)
 
 
 def load_stl10_unlabeled(
@@ -41,11 +42,7 @@ def load_stl10_unlabeled(
     """
     folder = _folder(data_dir, download, ("train", "test", "unlabeled"))
     train, test, unlabeled = (_dataset(folder, name) for name in ("train", "test", "unlabeled"))
-    return _splits(unlabeled, train, test).at_size(image_size)
-
-
-def _splits(train: Dataset, labelled: Dataset, test: Dataset) -> Splits:
-    return Splits(train, train.select(torch.arange(0)), test, *channel_statistics(labelled.images, 255))
+    return replace(Splits.published(train, test), train=unlabeled).at_size(image_size)
 
 
 def _folder(data_dir: Path | None, download: bool, parts: tuple[str, ...]) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from clead.data.base import Dataset, Splits, channel_statistics
+from clead.data.base import Dataset, Splits
 from clead.data.decoded import decode
 from clead.data.folder import class_folders, read
 from clead.errors import UserError
@@ -35,8 +35,7 @@ def load_tiny_imagenet(
         )
     classes, size = class_folders(folder / "train"), image_size or IMAGE_SIZE
     train, test = read(folder / "train", classes, size, "train"), _published_val(folder / "val", classes, size)
-    whole = Splits(train, train.select(torch.arange(0)), test, *channel_statistics(train.images, 255))
-    return whole.hold_out(0.1)
+    return Splits.published(train, test).hold_out(0.1)
 
 
 def _published_val(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:

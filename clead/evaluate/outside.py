@@ -43,22 +43,22 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
     for name in ("data", "out"):
         if getattr(arguments, name) is None:
             raise UserError(f"{path}: a model from outside needs --{name}")
-    splits = data.load(arguments.data, arguments.data_dir, image_size=arguments.image_size)
-    device = torch.device(arguments.device)
+    device, seed = torch.device(arguments.device), arguments.seed or 0
+    splits = data.load(arguments.data, arguments.data_dir, image_size=arguments.image_size).to(device)
+    protocol, branch = "end_to_end", None
     if arguments.format is None:
-        module, name, protocol, branch = _call(str(path)), str(path), "end_to_end", None
+        module, name = _call(str(path)), str(path)
         classifier = Classifier(module.to(device).eval(), module)
     else:
         model = read_official(path, arguments.format, head=arguments.head).to(device)
-        name, protocol, branch = path.stem, "end_to_end", _branch(path, model, arguments.branch)
+        name, branch = path.stem, _branch(path, model, arguments.branch)
         _check_images(path, model, splits)
         if "classifier" not in model.heads:
             protocol = "linear_eval"
-            features = encode(model, splits.train.to(device), branch=branch)
-            labels = splits.train.labels.to(device)
-            model.heads["classifier"] = fit_linear(features, labels, splits.num_classes, _LINEAR, arguments.seed or 0)
+            features = encode(model, splits.train, branch=branch)
+            model.heads["classifier"] = fit_linear(features, splits.train.labels, splits.num_classes, _LINEAR, seed)
         module, classifier = model, Classifier.of(model, branch)
-    test = splits.to(device).test
+    test = splits.test
     key: dict[str, Any] = {
         "run": name,
         "model": "trained",
@@ -66,13 +66,13 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
         "bn_branch": branch,
         "dataset": arguments.data,
         "split": "test",
-        "seed": arguments.seed or 0,
+        "seed": seed,
         "dtype": "float32",
     }
     samples = torch.arange(min(len(test), arguments.samples or len(test)), device=device)
-    subject = Subject(str(path), classifier, test, samples, key, arguments.seed or 0, batch_size=arguments.batch_size)
+    subject = Subject(str(path), classifier, test, samples, key, seed, batch_size=arguments.batch_size)
     config = TrainConfig(data=arguments.data, augment="crop_flip", evaluation=EvaluationConfig(eps=(8 / 255,)))
-    return Opened(subject, module, arguments.format or "outside", config, splits.to(device), (arguments.out,))
+    return Opened(subject, module, arguments.format or "outside", config, splits, (arguments.out,))
 
 
 def _call(name: str) -> nn.Module:

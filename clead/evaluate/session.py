@@ -119,7 +119,7 @@ def sanity_checks(session: Session, opened: Opened) -> Iterator[Check]:
 def neighbours(session: Session, opened: Opened) -> Iterator[Row]:
     """Weighted nearest neighbours among the training images, on every encoding there is."""
     model, common = _encoder(opened)
-    for on in common.pop("encodings"):
+    for on in _encodings(opened):
         row = knn(model, config=opened.config.knn, on=on, impl=opened.subject.impl, **common)
         yield {**row, "flags": opened.subject.flags}
 
@@ -128,7 +128,7 @@ def regressions(session: Session, opened: Opened) -> Iterator[Row]:
     """A logistic regression on every encoding there is."""
     model, common = _encoder(opened)
     config, seed = opened.config.logistic_regression, opened.subject.seed
-    for on in common.pop("encodings"):
+    for on in _encodings(opened):
         yield {**logistic_regression(model, config=config, on=on, seed=seed, **common), "flags": opened.subject.flags}
 
 
@@ -139,9 +139,11 @@ def _encoder(opened: Opened) -> tuple[Model, dict[str, Any]]:
     key = opened.subject.key
     named = {name: key[name] for name in ("run", "model", "dataset", "split")}
     test = opened.subject.test.select(opened.subject.samples)
-    common = {"train": opened.splits.train, "test": test, "branch": key["bn_branch"], "key": named}
-    encodings = [name for name in get_args(Encoding) if name in opened.subject.classifier.encodings]
-    return opened.model, common | {"encodings": encodings}
+    return opened.model, {"train": opened.splits.train, "test": test, "branch": key["bn_branch"], "key": named}
+
+
+def _encodings(opened: Opened) -> list[Encoding]:
+    return [name for name in get_args(Encoding) if name in opened.subject.classifier.encodings]
 
 
 PROTOCOLS: dict[str, Callable[[Session, Opened], Iterator[Row]]] = {
