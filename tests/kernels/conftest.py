@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +23,27 @@ def randn() -> Callable[..., Tensor]:
         return x.to(dtype).requires_grad_(grad)
 
     return make
+
+
+@pytest.fixture
+def printed_on() -> Callable[[str, str], str]:
+    """``printed_on(isa, code)``: what code prints in a process with that instruction set; skips where there is none."""
+
+    def run(isa: str, code: str) -> str:
+        here = Path(__file__).resolve().parent
+        paths = os.pathsep.join([str(here.parents[1] / "kernels"), str(here)])
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": paths, "CLEAD_ISA": isa, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if "CLEAD_ISA must be one that this machine has" in result.stderr:
+            pytest.skip(f"this machine has no {isa}")
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
 
 
 @pytest.fixture

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +12,6 @@ import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, _native, info_nce, nt_xent, sigmoid_loss, sup_con
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.kernels,
     pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}"),
@@ -312,14 +307,5 @@ def compare_all() -> None:
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa):
-    paths = os.pathsep.join([str(ROOT / "kernels"), str(ROOT / "tests" / "kernels")])
-    result = subprocess.run(
-        [sys.executable, "-c", "import test_contrastive_native_forms as t; t.compare_all(); print('all')"],
-        env=os.environ | {"PYTHONPATH": paths, "CLEAD_ISA": isa, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if "CLEAD_ISA must be one that this machine has" in result.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert result.returncode == 0, result.stderr
+def test_every_instruction_set(isa, printed_on):
+    printed_on(isa, "import test_contrastive_native_forms as t; t.compare_all()")

@@ -6,11 +6,7 @@ Cuts lie where no cosine is near (contracts.md section 8); what happens at a cut
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +18,6 @@ pytestmark = [
     pytest.mark.kernels,
     pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 MARGIN = 32 * 2**-24
 
@@ -362,17 +357,8 @@ def compare_all() -> None:
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
-def test_every_instruction_set(isa):
-    paths = os.pathsep.join([str(ROOT / "kernels"), str(ROOT / "tests" / "kernels")])
-    result = subprocess.run(
-        [sys.executable, "-c", "import test_contrastive_native_rules as t; t.compare_all()"],
-        env=os.environ | {"PYTHONPATH": paths, "CLEAD_ISA": isa, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if "CLEAD_ISA must be one that this machine has" in result.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert result.returncode == 0, result.stderr
+def test_every_instruction_set(isa, printed_on):
+    printed_on(isa, "import test_contrastive_native_rules as t; t.compare_all()")
 
 
 def test_hand_numbers():

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ import torch.nn.functional as F
 from clead_kernels import _native, similarity, similarity_topk
 from clead_kernels.similarity import native
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.kernels,
     pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}"),
@@ -240,16 +235,6 @@ def compare_all():
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa):
-    paths = os.pathsep.join([str(ROOT / "kernels"), str(ROOT / "tests" / "kernels")])
+def test_every_instruction_set(isa, printed_on):
     code = "import test_similarity_native as t; t.compare_all(); print(t._native.build_info()['isa'])"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": paths, "CLEAD_ISA": isa, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if "CLEAD_ISA must be one that this machine has" in result.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [isa]
+    assert printed_on(isa, code).split() == [isa]
