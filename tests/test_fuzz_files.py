@@ -32,7 +32,8 @@ from clead.engine.results import make_row, read_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.figures import files as figure_files
-from clead.models.official import _read as read_official_model
+from clead.models import BatchNormConfig, ResNet
+from clead.models.official import read_official
 from clead.protocols.corruptions import official
 from clead.recipes import RECIPES
 
@@ -180,15 +181,31 @@ def read_picture(folder, data):
     assert image.shape == (3, 8, 8) and image.dtype == np.uint8
 
 
-def official_file():
+def official_file(zipped):
+    """MoCo's encoder of the smallest ResNet-18."""
+    encoder = ResNet(18, in_channels=1, mean=(0.5,), std=(0.5,), bn=BatchNormConfig(), width=1, stem="imagenet")
+    weights = {key.replace(".branch.clean", ""): value for key, value in encoder.state_dict().items()}
+    saved = {"state_dict": {f"module.encoder_q.{key}": value for key, value in weights.items()}, "epoch": 3}
     buffer = io.BytesIO()
-    torch.save({"state_dict": {"conv1.weight": torch.rand(2, 3, 3, 3)}, "epoch": 3}, buffer)
+    torch.save(saved, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
 def read_official_file(folder, data):
     (folder / "x.pt").write_bytes(data)
-    assert isinstance(read_official_model(folder / "x.pt"), dict)
+    assert read_official(folder / "x.pt", "moco").encoder.feature_dim == 8
+
+
+def head_file():
+    return save_tensors({"module.linear.weight": torch.rand(2, 8), "module.linear.bias": torch.rand(2)})
+
+
+def read_head_file(folder, data):
+    if not (folder / "x.pt").exists():
+        (folder / "x.pt").write_bytes(official_file(True))
+    (folder / "head.safetensors").write_bytes(data)
+    model = read_official(folder / "x.pt", "moco", head=folder / "head.safetensors")
+    assert model.heads["classifier"].in_features == 8
 
 
 def part_of_a_checkpoint(part):
@@ -216,7 +233,9 @@ READERS = {
     "png": (lambda: picture("PNG"), read_picture),
     "jpeg": (lambda: picture("JPEG"), read_picture),
     "webp": (lambda: picture("WEBP"), read_picture),
-    "official": (official_file, read_official_file),
+    "official": (lambda: official_file(True), read_official_file),
+    "official, old": (lambda: official_file(False), read_official_file),
+    "official head": (head_file, read_head_file),
     "repro": (repro, read_batch_of_a_step),
 }
 JSON = {"meta", "results", "config"}

@@ -17,9 +17,26 @@ from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm2d
 from clead.models.encoder import Encoder
 
 Stem = Literal["cifar", "imagenet"]
+Padding = Literal["torch", "same"]
 
 
-def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
+def _same(x: Tensor, size: int, stride: int) -> Tensor:
+    """Zeros around [B, C, H, W] as JAX's and TensorFlow's SAME has them: one more at the end of an odd number."""
+    totals = [max((-(-length // stride) - 1) * stride + size - length, 0) for length in (x.shape[3], x.shape[2])]
+    return F.pad(x, [part for total in totals for part in (total // 2, total - total // 2)])
+
+
+class _SameConv2d(nn.Conv2d):
+    """A convolution that pads by SAME; a view of the model runs it with other weights through this method too."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor = super()._conv_forward(_same(input, self.kernel_size[0], self.stride[0]), weight, bias)
+        return out
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, padding: Padding = "torch") -> nn.Conv2d:
+    if padding == "same":
+        return _SameConv2d(in_channels, out_channels, size, stride, bias=False)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
 
 
@@ -54,9 +71,9 @@ class BasicBlock(_Block):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig, padding: Padding) -> None:
         super().__init__(in_channels, width, stride, bn)
-        self.conv1 = _conv(in_channels, width, 3, stride)
+        self.conv1 = _conv(in_channels, width, 3, stride, padding)
         self.bn1 = BranchBatchNorm2d(width, bn)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = BranchBatchNorm2d(width, bn)
@@ -72,11 +89,11 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, bn: BatchNormConfig, padding: Padding) -> None:
         super().__init__(in_channels, 4 * width, stride, bn)
         self.conv1 = _conv(in_channels, width, 1)
         self.bn1 = BranchBatchNorm2d(width, bn)
-        self.conv2 = _conv(width, width, 3, stride)
+        self.conv2 = _conv(width, width, 3, stride, padding)
         self.bn2 = BranchBatchNorm2d(width, bn)
         self.conv3 = _conv(width, 4 * width, 1)
         self.bn3 = BranchBatchNorm2d(4 * width, bn)
@@ -107,6 +124,7 @@ class ResNet(Encoder):
         bn: the batch-norm branches.
         width: channels of the first stage; features are 8 width (18, 34) or 32 width (50, 101) wide.
         stem: ``cifar`` is a 3x3 convolution of stride 1, ``imagenet`` a 7x7 one of stride 2 and a max pool.
+        padding: of layers with a stride: ``torch``, half the kernel on all sides, or JAX's and TensorFlow's ``same``.
     """
 
     layer1: nn.ModuleList
@@ -124,6 +142,7 @@ class ResNet(Encoder):
         bn: BatchNormConfig,
         width: int = 64,
         stem: Stem = "cifar",
+        padding: Padding = "torch",
     ) -> None:
         if depth not in _SHAPES:
             raise UserError(f"depth must be one of {tuple(_SHAPES)}, got {depth}")
@@ -131,23 +150,23 @@ class ResNet(Encoder):
             raise UserError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
         block, lengths = _SHAPES[depth]
         super().__init__(8 * width * block.expansion, in_channels=in_channels, mean=mean, std=std, bn=bn)
-        self.stem = stem
-        self.conv1 = _conv(in_channels, width, 3) if stem == "cifar" else _conv(in_channels, width, 7, stride=2)
+        self.stem, self.padding = stem, padding
+        self.conv1 = _conv(in_channels, width, 3) if stem == "cifar" else _conv(in_channels, width, 7, 2, padding)
         self.bn1 = BranchBatchNorm2d(width, bn)
         channels = width
         for stage, length in enumerate(lengths):
             stage_width = width << stage
             blocks = nn.ModuleList()
             for index in range(length):
-                blocks.append(block(channels, stage_width, 2 if stage and not index else 1, bn))
+                blocks.append(block(channels, stage_width, 2 if stage and not index else 1, bn, padding))
                 channels = stage_width * block.expansion
             self.add_module(f"layer{stage + 1}", blocks)
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, C, H, W] in [0, 1] -> features [B, feature_dim]."""
         x = F.relu(self.bn1(self.conv1(self.normalize(x)), branch))
-        if self.stem == "imagenet":
-            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        if self.stem == "imagenet":  # no value is below 0, so that zeros around it are as good as nothing
+            x = F.max_pool2d(_same(x, 3, 2), 3, 2) if self.padding == "same" else F.max_pool2d(x, 3, 2, padding=1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = block(x, branch)

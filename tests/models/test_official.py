@@ -199,4 +199,4 @@ def test_files_are_not_trusted(tmp_path, capsys):
         read_official(tmp_path / "none.pt", "acl")
     with pytest.raises(UserError, match="unknown format 'alc'; the nearest is 'acl'"):
         read_official(tmp_path / "evil.pt", "alc")
-    assert len(FORMATS) == 6
+    assert len(FORMATS) == 12
