@@ -1,13 +1,16 @@
 """Models that no run of ours trained, through the command."""
 
 import json
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
+from clead.data import load
 from clead.errors import UserError
 from clead.evaluate.command import main
+from clead.evaluate.models import first_samples
 from clead.models import BatchNormConfig, LinearHead, Model, ResNet, initialise
 
 COLORS = {"blue": (30, 30, 200), "red": (200, 30, 30)}
@@ -37,6 +40,51 @@ class Redness(torch.nn.Module):
 
 def build():
     return Redness()
+
+def noisy():
+    # Left in train mode, in which it would be wrong half of the time.
+    return torch.nn.Sequential(Redness(), torch.nn.Dropout(0.5)).train()
+
+def halved():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).bfloat16()
+
+class Odd(Redness):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(super().forward(x))
+
+def dictionary():
+    return Odd(lambda logits: {"logits": logits})
+
+def pair():
+    return Odd(lambda logits: (logits, logits))
+
+def half_logits():
+    return Odd(lambda logits: logits.bfloat16())
+
+def three_classes():
+    return Odd(lambda logits: torch.cat([logits, logits[:, :1]], 1))
+
+def labels():
+    return Odd(lambda logits: logits.argmax(1))
+
+def rows():
+    return Odd(lambda logits: logits[:1])
+
+def not_numbers():
+    return Odd(lambda logits: logits.log().sqrt())
+
+def leaves():
+    raise SystemExit(0)
+
+def ours():
+    from clead.models import BatchNormConfig, LinearHead, Model, ResNet
+    bn = BatchNormConfig(("clean", "adv"), "adv")
+    encoder = ResNet(18, in_channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, bn=bn, width=2)
+    return Model(encoder, {"classifier": LinearHead(16, 2)})
 """
 
 
@@ -55,15 +103,59 @@ def test_a_function_of_the_users(images, tmp_path, monkeypatch):
     assert found["fgsm", 84 / 255]["accuracy"] == 1 and found["fgsm", 86 / 255]["accuracy"] == 0
     with pytest.raises(UserError, match="knn and logistic_regression need features"):
         main(["theirs:build", *data, "--protocols", "knn"])
-    for name, message in (
-        ("theirs:other", "expected a function that returns a model, found AttributeError"),
-        ("nowhere:build", "found ModuleNotFoundError"),
-        ("builtins:dict", "expected a function that returns a torch.nn.Module, found dict"),
-    ):
-        with pytest.raises(UserError, match=message):
-            main([name, *data])
     with pytest.raises(UserError, match="a model from outside needs --out"):
         main(["theirs:build", *data[:-2]])
+    main(["theirs:noisy", *data, "--attacks", "fgsm", "--eps", "84/255"])
+    assert rows(tmp_path / "out")["clean", None]["accuracy"] == 1
+    assert rows(tmp_path / "out")["clean", None]["flags"] == []
+    main(["theirs:ours", *data[:-2], "--out", str(tmp_path / "ours"), "--protocols", "knn"])
+    (row,) = json.loads((tmp_path / "ours" / "results.json").read_text())["results"]
+    assert (row["protocol"], row["bn_branch"]) == ("knn_features", "adv")
+
+
+EXPECTED = r"expected float32 logits \[2, 2\] of images \[2, 3, 8, 8\], found "
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("theirs:other", "expected a function that returns a model, found AttributeError"),
+        ("theirs:leaves", "expected a function that returns a model, found SystemExit: 0"),
+        ("nowhere:build", "found ModuleNotFoundError"),
+        (":build", "found ValueError: Empty module name"),
+        ("builtins:dict", "expected a function that returns a torch.nn.Module, found dict"),
+        ("theirs:halved", EXPECTED + "RuntimeError: .*BFloat16"),
+        ("theirs:dictionary", EXPECTED + "dict"),
+        ("theirs:pair", EXPECTED + "tuple"),
+        ("theirs:half_logits", EXPECTED + r"torch.bfloat16 \[2, 2\]"),
+        ("theirs:three_classes", EXPECTED + r"torch.float32 \[2, 3\]"),
+        ("theirs:labels", EXPECTED + r"torch.int64 \[2\]"),
+        ("theirs:rows", EXPECTED + r"torch.float32 \[1, 2\]"),
+        ("theirs:not_numbers", "the model must give finite logits, got NaN or infinity for 20 of 20 images"),
+        ("timm:nothing", "timm:nothing: expected the library timm, found no module timm"),
+        ("no/such:run", "no/such:run/config.json: expected a file"),
+    ],
+)
+def test_an_odd_model_is_one_sentence(name, message, images, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    data = ["--data", "folder", "--data-dir", str(images), "--image-size", "8", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=message) as refused:
+        main([name, *data])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_part_of_a_folder_has_all_its_classes(images, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    test = load("folder", images, image_size=8).test
+    assert first_samples(test, 4).tolist() == [0, 5, 10, 15] and first_samples(test, None).tolist() == [*range(20)]
+    assert first_samples(test.select(torch.tensor([19, 0, 1])), 2).tolist() == [0, 1]
+    data = ["--data", "folder", "--data-dir", str(images), "--image-size", "8", "--out", str(tmp_path / "out")]
+    main(["theirs:build", *data, "--samples", "2", "--attacks", "fgsm", "--eps", "86/255"])
+    assert rows(tmp_path / "out")["clean", None]["flags"] == ["subset"]
 
 
 @pytest.fixture
@@ -99,3 +191,32 @@ def test_an_official_encoder_gets_a_linear_classifier(images, official, tmp_path
     with pytest.raises(UserError, match="acl.pt: expects images with 3 channels, found 1 in --data"):
         main([str(official), "--format", "acl", "--data", "digits", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
+    with pytest.raises(UserError, match="acl.pt: a file of weights needs --format, one of acl, advcl, byol"):
+        main([str(official), *arguments[3:], "attacks", "--out", str(tmp_path / "none")])
+    val = ["--data", "imagenet_val", "--data-dir", str(images), "--image-size", "7", "--out", str(tmp_path / "none")]
+    with pytest.raises(UserError, match="acl.pt: expected labelled training images .* found none in --data"):
+        main([str(official), "--format", "acl", *val])
+
+
+def test_an_encoder_and_its_classifier_in_files_of_their_own(images, tmp_path):
+    """SwAV's, on ImageNet's validation images; two models of one command, one of them a function's."""
+    bn = BatchNormConfig()
+    mean, std = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
+    model = Model(ResNet(50, in_channels=3, mean=mean, std=std, bn=bn, width=2, stem="imagenet"), {})
+    initialise(model, 0)
+    head = LinearHead(64, 2)
+    initialise(head, 0)
+    state = {key.replace(".branch.clean", ""): value for key, value in model.encoder.state_dict().items()}
+    saved = {f"module.{key}": value for key, value in state.items() if not key.startswith("normalize")}
+    torch.save(saved | {"module.prototypes.weight": torch.zeros(3, 8)}, tmp_path / "swav.pth.tar")
+    linear = {f"module.linear.{key}": value for key, value in head.state_dict().items()}
+    torch.save({"state_dict": linear, "best_acc": 75.3}, tmp_path / "linear.pth.tar")
+    files = [str(tmp_path / "swav.pth.tar"), "--format", "swav", "--head", str(tmp_path / "linear.pth.tar")]
+    data = ["--data", "imagenet_val", "--data-dir", str(images), "--image-size", "28", "--out", str(tmp_path / "out")]
+    main([*files, *data, "--attacks", "fgsm", "--eps", "1/255"])
+    test = load("imagenet_val", images, image_size=28).test
+    with torch.no_grad():
+        logits = head(model.eval().features(test.batch(torch.arange(20)), "clean"))
+    clean = rows(tmp_path / "out")["clean", None]
+    assert (clean["protocol"], clean["bn_branch"], clean["dataset"]) == ("end_to_end", "clean", "imagenet_val")
+    assert clean["accuracy"] == float((logits.argmax(1) == test.labels).double().mean())

@@ -9,6 +9,7 @@ from clead.data.cifar10 import load_cifar10
 from clead.data.cifar100 import load_cifar100
 from clead.data.digits import load_digits
 from clead.data.folder import load_folder
+from clead.data.imagenet_val import load_imagenet_val
 from clead.data.stl10 import load_stl10, load_stl10_unlabeled
 from clead.data.tiny_imagenet import load_tiny_imagenet
 from clead.errors import UserError
@@ -18,6 +19,7 @@ DATASETS: dict[str, Callable[..., Splits]] = {
     "cifar100": load_cifar100,
     "digits": load_digits,
     "folder": load_folder,
+    "imagenet_val": load_imagenet_val,
     "stl10": load_stl10,
     "stl10_unlabeled": load_stl10_unlabeled,
     "tiny_imagenet": load_tiny_imagenet,
@@ -42,7 +44,8 @@ def load(name: str, data_dir: Path | None = None, *, download: bool = False, ima
         data_dir: folder that holds its files; ``data`` when None. The digits need none.
         download: fetch missing files into ``data_dir``, where they may be fetched; without it nothing touches the
             network.
-        image_size: height and width to resize to; None keeps the published size (224 for folders of images).
+        image_size: height and width to resize to; None keeps the published size (224 for folders of images
+            and ImageNet).
 
     Raises:
         UserError: the name is unknown, or a file is missing, truncated or altered.

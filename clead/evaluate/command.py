@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--norm", choices=NORMS, default="linf", help="the ball of attacks that name none")
     add("--steps", type=int, help="gradient steps of attacks that name none")
     add("--restarts", type=int, help="random restarts of our own attacks")
-    add("--samples", type=int, help="only the first N test images; rows are flagged subset")
+    add("--samples", type=int, help="only N test images, the first (of a folder: evenly spread); flagged subset")
     add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clead.cli import read_config
 from clead.config import CLASSIFIER_STAGES, TrainConfig
-from clead.data import Splits
+from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.errors import UserError
 from clead.loading import load_checkpoint
@@ -74,12 +74,11 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
         "seed": seed,
         "dtype": "float32",
     }
-    samples = torch.arange(min(len(splits.test), arguments.samples or len(splits.test)), device=device)
     subject = Subject(
         str(path),
         Classifier.of(model, model.evaluation_branch, getattr(config, "temperature", 0.5)),
         splits.test,
-        samples,
+        first_samples(splits.test, arguments.samples),
         key,
         seed,
         config.impl,
@@ -92,6 +91,18 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
     else:
         folders = [run, *([run.resolve().parent.parent] if compared else [])]
     return Opened(subject, model, method, config, splits, tuple(folders))
+
+
+def first_samples(test: Dataset, count: int | None) -> Tensor:
+    """The indices of the first ``count`` images (None: all), or where they stand class by class of as many spread out.
+
+    The first images of a folder, and of ImageNet, would all be of its first classes.
+    """
+    every = torch.arange(len(test), device=test.labels.device)
+    if count is None or count >= len(test):
+        return every
+    sorted_by_class = bool((test.labels.diff() >= 0).all())
+    return every[:count] * len(test) // count if sorted_by_class else every[:count]
 
 
 def _data(config: TrainConfig, stage: str, arguments: argparse.Namespace, sources: Sources) -> tuple[str, Splits]:

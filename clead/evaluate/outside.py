@@ -1,9 +1,10 @@
-"""Models that no run of ours trained: official checkpoints, and whatever a function of the user's returns."""
+"""Models that no run of ours trained: official checkpoints, those of libraries, and what a function returns."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from clead import data
+from clead.attacks import frozen
 from clead.config import EvaluationConfig, LogisticRegressionConfig, OptimizerConfig, TrainConfig
 from clead.data import Splits
-from clead.errors import UserError
-from clead.evaluate.models import Opened
-from clead.models import Model
+from clead.errors import UserError, one_line
+from clead.evaluate.libraries import is_of_a_library, open_pretrained
+from clead.evaluate.models import Opened, first_samples
+from clead.models import LinearHead, Model
 from clead.models.official import FORMATS, read_official
 from clead.protocols.encode import encode
 from clead.protocols.logistic_regression import fit_linear
@@ -31,33 +34,32 @@ _LINEAR = LogisticRegressionConfig(
 
 def is_outside(path: Path, arguments: argparse.Namespace) -> bool:
     """Whether it is no run folder or checkpoint of ours."""
-    return arguments.format is not None or (":" in path.name and not path.exists())
+    return not path.is_dir() and (arguments.format is not None or path.is_file() or _is_named(path))
 
 
 def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
-    """A file in an official format, or ``module:function``: a function without arguments that returns a classifier.
+    """A file in an official format, a library's model, or what a function without arguments returns.
 
-    The classifier takes images [B, C, H, W] in [0, 1] to logits [B, K]. An official encoder without a classifier gets a
-    linear one, trained on its features of the training images.
+    The last two are classifiers of images [B, C, H, W] in [0, 1], which they take to logits [B, K], or one of our own
+    models. An encoder without a classifier gets a linear one, trained on its features of the training images.
     """
     for name in ("data", "out"):
         if getattr(arguments, name) is None:
             raise UserError(f"{path}: a model from outside needs --{name}")
     device, seed = torch.device(arguments.device), arguments.seed or 0
     splits = data.load(arguments.data, arguments.data_dir, image_size=arguments.image_size).to(device)
+    module, name = _module(path, arguments).to(device).eval(), str(path) if _is_named(path) else path.stem
     protocol, branch = "end_to_end", None
-    if arguments.format is None:
-        module, name = _call(str(path)), str(path)
-        classifier = Classifier(module.to(device).eval(), module)
-    else:
-        model = read_official(path, arguments.format, head=arguments.head).to(device)
-        name, branch = path.stem, _branch(path, model, arguments.branch)
-        _check_images(path, model, splits)
-        if "classifier" not in model.heads:
+    if isinstance(module, Model):
+        branch = _branch(path, module, arguments.branch)
+        _check_channels(path, module, splits)
+        if "classifier" not in module.heads:
             protocol = "linear_eval"
-            features = encode(model, splits.train, branch=branch)
-            model.heads["classifier"] = fit_linear(features, splits.train.labels, splits.num_classes, _LINEAR, seed)
-        module, classifier = model, Classifier.of(model, branch)
+            module.heads["classifier"] = _linear_classifier(path, module, branch, splits, seed)
+        classifier = Classifier.of(module, branch)
+    else:
+        classifier = Classifier(module, module)
+    _check_logits(path, classifier, splits)
     test = splits.test
     key: dict[str, Any] = {
         "run": name,
@@ -69,19 +71,35 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
         "seed": seed,
         "dtype": "float32",
     }
-    samples = torch.arange(min(len(test), arguments.samples or len(test)), device=device)
+    samples = first_samples(test, arguments.samples)
     subject = Subject(str(path), classifier, test, samples, key, seed, batch_size=arguments.batch_size)
     config = TrainConfig(data=arguments.data, augment="crop_flip", evaluation=EvaluationConfig(eps=(8 / 255,)))
     return Opened(subject, module, arguments.format or "outside", config, splits, (arguments.out,))
 
 
+def _is_named(path: Path) -> bool:
+    """Whether it is no file but ``module:function`` or the name of a library's model."""
+    name = str(path)
+    return not path.exists() and (is_of_a_library(name) or re.fullmatch(r"[\w.]*:[\w.]*", name) is not None)
+
+
+def _module(path: Path, arguments: argparse.Namespace) -> nn.Module:
+    if not _is_named(path):
+        if arguments.format is None:
+            raise UserError(f"{path}: a file of weights needs --format, one of {', '.join(FORMATS)}")
+        return read_official(path, arguments.format, head=arguments.head)
+    if is_of_a_library(str(path)):
+        return open_pretrained(str(path), download=arguments.download)
+    return _call(str(path))
+
+
 def _call(name: str) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-        model = function()
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(f"{name}: expected a function that returns a model, found {error!r}") from error
+        model = getattr(importlib.import_module(module_name), function_name)()
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script may end the program
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{name}: expected a function that returns a model, found {said}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: expected a function that returns a torch.nn.Module, found {type(model).__name__}")
     return model
@@ -94,17 +112,44 @@ def _branch(path: Path, model: Model, asked: str | None) -> str:
     return asked or model.evaluation_branch
 
 
-def _check_images(path: Path, model: Model, splits: Splits) -> None:
+def _check_channels(path: Path, model: Model, splits: Splits) -> None:
     mean: Tensor = model.encoder.normalize.mean
     if len(mean) != splits.in_channels:
         raise UserError(f"{path}: expects images with {len(mean)} channels, found {splits.in_channels} in --data")
 
 
+def _linear_classifier(path: Path, model: Model, branch: str, splits: Splits, seed: int) -> LinearHead:
+    labels = splits.train.labels
+    if not len(labels) or bool((labels < 0).any()):
+        found = "unlabelled ones" if len(labels) else "none"
+        raise UserError(f"{path}: expected labelled training images to train a classifier on, found {found} in --data")
+    features = encode(model, splits.train, branch=branch)
+    return fit_linear(features, labels, splits.num_classes, _LINEAR, seed)
+
+
+def _check_logits(path: Path, classifier: Classifier, splits: Splits) -> None:
+    """Show the model two images, before anything is attacked or written."""
+    images = splits.test.batch(torch.arange(min(2, len(splits.test)), device=splits.test.labels.device))
+    expected = f"{path}: expected float32 logits {[len(images), splits.num_classes]} of images {list(images.shape)}"
+    try:
+        with frozen(classifier.module), torch.no_grad():
+            logits: object = classifier.logits(images)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"{expected}, found {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(logits, Tensor):
+        raise UserError(f"{expected}, found {type(logits).__name__}")
+    if logits.shape != (len(images), splits.num_classes) or logits.dtype not in (torch.float32, torch.float64):
+        raise UserError(f"{expected}, found {logits.dtype} {list(logits.shape)}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line says of such models."""
-    group = parser.add_argument_group("models from outside: FILE --format F, or module:function")
+    group = parser.add_argument_group(
+        "models from outside: FILE --format F, module:function, timm:NAME, torchvision:NAME or hf:OWNER/NAME"
+    )
     group.add_argument("--format", choices=sorted(FORMATS), help="the official code that wrote the files")
     group.add_argument("--head", type=Path, metavar="FILE", help="its linear classifier, where that is kept apart")
     group.add_argument("--branch", help="its batch norm, such as clean or adv; default what its authors evaluate")
     group.add_argument("--data", help=f"the data set: {', '.join(data.DATASETS)}")
     group.add_argument("--image-size", type=int, metavar="N", help="height and width to resize the images to")
+    group.add_argument("--download", action="store_true", help="let a library fetch weights its cache does not have")
