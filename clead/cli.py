@@ -144,6 +144,14 @@ def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[Trai
     return parsed.settings, parsed.options
 
 
+def with_flags(config: TrainConfig, flags: Sequence[str], prog: str) -> TrainConfig:
+    """``config`` with the settings that ``flags`` name, such as ``["--adv-finetune.epochs", "5"]``."""
+    settings: list[Any] = [("settings", Annotated[type(config), tyro.conf.arg(name="")], config)]
+    parsed: Any = tyro_cli(make_dataclass("Command", settings, frozen=True), list(flags), prog=prog, description=None)
+    changed: TrainConfig = parsed.settings
+    return changed
+
+
 def tyro_cli(command: Any, args: list[str], *, prog: str, description: str | None) -> Any:
     """``tyro.cli``, with its boxed messages turned into one sentence."""
     stderr = io.StringIO()
