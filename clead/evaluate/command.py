@@ -67,7 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_arguments(parser)
     ours, of_stages = split_flags(argv)
     arguments = parser.parse_args(ours)
-    arguments.stage_flags = of_stages
+    arguments.stage_flags = tuple(of_stages)
     if arguments.eps is not None:
         arguments.eps = [parse_real(word) for word in arguments.eps]
     if not all(word in ("1", "2", "3", "4", "5") for word in arguments.severity):

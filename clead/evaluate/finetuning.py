@@ -51,6 +51,8 @@ def settings_of(session: Session, opened: Opened) -> TrainConfig:
     if arguments.data_dir:
         moved: Any = {name: replace(config.finetuning(name), data_dir=None) for name in CLASSIFIER_STAGES}
         config = replace(config, data_dir=arguments.data_dir, **moved)
+    if not arguments.stage_flags:
+        return config
     asked = with_flags(config, arguments.stage_flags, "python -m clead.evaluate RUN")
     for stage in CLASSIFIER_STAGES if opened.whole and arguments.out is None else ():
         own, other = (replace(it.finetuning(stage), data=None, data_dir=None) for it in (config, asked))
