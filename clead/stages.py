@@ -1,32 +1,24 @@
-"""The stages of a run: pre-training, the classifiers on it, and what is measured of them."""
+"""The stages of a run that train: the pre-training, and the classifiers on it."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from clead.cli import Plan
-from clead.config import CLASSIFIER_STAGES, Stage, TrainConfig
+from clead.config import Stage, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
-from clead.engine.files import write_atomic
 from clead.engine.loop import Fit, Unlabeled, fit
 from clead.engine.progress import Progress
-from clead.engine.results import Row, row_key
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.loading import InputSpec, load, model_meta
 from clead.methods import Method
 from clead.models import Model
-from clead.protocols import attack_suite, finetune, knn, logistic_regression, parse_attack
-from clead.protocols.attack_suite import adversarial_examples
+from clead.protocols import finetune
 from clead.sources import Sources
 
 
@@ -66,25 +58,6 @@ class Session:
         return load(self.folder.path, stage=stage).to(self.device)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A classifier to evaluate.
-
-    Attributes:
-        protocol: how it came to be: a classifier stage, or ``end_to_end``.
-        model: with a ``classifier``.
-        test: the images.
-        dataset: name of the data set.
-        branch: batch-norm branch.
-    """
-
-    protocol: str
-    model: Model
-    test: Dataset
-    dataset: str
-    branch: str
-
-
 def pretraining(session: Session, model: Model) -> Fit:
     """Encoder and heads, to be trained with the method's loss."""
     config, train, other = session.config, session.splits.train, session.unlabeled
@@ -120,146 +93,63 @@ def pretrain(session: Session, model: Model) -> None:
 
 def fit_classifier(session: Session, stage: Stage) -> None:
     """One of CLASSIFIER_STAGES, from the pre-trained encoder."""
-    config, stage_config = session.config, session.config.finetuning(stage)
-    branch = stage_config.branch or session.branch
-    bn = replace(config.encoder.bn, evaluation_branch=branch)
-    evaluated = replace(config, encoder=replace(config.encoder, bn=bn))
-    meta = model_meta(session.plan.method, evaluated, InputSpec.of(session.splits))
-    finetune(
+    config = session.config
+    branch = config.finetuning(stage).branch or session.branch
+    fit_on(
         session.trained("pretrain"),
         stage,
-        stage_config,
+        config,
         session.sources.of(config, stage).to(session.device),
+        branch,
+        session.folder,
+        session.progress,
+        meta_of(session.plan.method, config, branch, session.splits),
+    )
+
+
+def meta_of(method: str, config: TrainConfig, branch: str, pretrained_on: Splits) -> dict[str, object]:
+    """What the checkpoint of a classifier says of its model, which is evaluated on ``branch``."""
+    bn = replace(config.encoder.bn, evaluation_branch=branch)
+    evaluated = replace(config, encoder=replace(config.encoder, bn=bn))
+    return model_meta(method, evaluated, InputSpec.of(pretrained_on))
+
+
+def fit_on(
+    model: Model,
+    stage: Stage,
+    config: TrainConfig,
+    splits: Splits,
+    branch: str,
+    folder: RunFolder,
+    progress: Progress,
+    meta: dict[str, object],
+) -> None:
+    """Give ``model`` the classifier of one of CLASSIFIER_STAGES.
+
+    Args:
+        model: its encoder is pre-trained; changed in place.
+        stage: which one.
+        config: with the settings of the stage.
+        splits: the stage's data, on the device of the model.
+        branch: batch-norm branch.
+        folder: gets checkpoints and metrics, and is continued from.
+        progress: where to show progress.
+        meta: what a checkpoint says of the encoder.
+    """
+    settings = config.finetuning(stage)
+    finetune(
+        model,
+        stage,
+        settings,
+        splits,
         branch=branch,
         seed=config.seed,
         impl=config.impl,
         # A linear classifier on clean images takes seconds: only its end is kept.
-        checkpoint_every=max(1, stage_config.epochs) if stage == "linear_eval" else config.checkpoint_every,
+        checkpoint_every=max(1, settings.epochs) if stage == "linear_eval" else config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         on_nonfinite=config.on_nonfinite,
-        folder=session.folder,
-        progress=session.progress,
-        meta=meta | {"classifier": {"protocol": stage, "dataset": stage_config.data or config.data}},
+        folder=folder,
+        progress=progress,
+        meta=meta | {"classifier": {"protocol": stage, "dataset": settings.data or config.data}},
     )
-
-
-def evaluate(session: Session) -> None:
-    """Clean accuracy and every attack of the configuration on every classifier, and the probes, on the test split."""
-    config, folder = session.config, session.folder
-    found = list(subjects(session))
-    if not found and not (config.knn.on or config.logistic_regression.on):
-        raise UserError(f"{folder.path}: evaluate needs a classifier; run the stage linear_eval first")
-    probe(session)
-    there = {_identity(row) for row in folder.results}
-    new = None
-    with _evaluation_display(session, found) as advance:
-        for subject in found:
-            rows = attack_suite(
-                subject.model,
-                subject.test,
-                config.evaluation,
-                branch=subject.branch,
-                seed=config.seed,
-                impl=config.impl,
-                key={
-                    "run": folder.name,
-                    "model": session.label,
-                    "protocol": subject.protocol,
-                    "dataset": subject.dataset,
-                    "split": "test",
-                },
-                done=lambda row: _identity(row) in there,
-                on_batch=advance,
-            )
-            several = f" {subject.protocol}" if len(found) > 1 else ""
-            for row in rows:
-                new = subject
-                _report(session, row, several)
-    if new is not None:
-        save_examples(session, new)
-
-
-def subjects(session: Session) -> Iterator[Subject]:
-    """The classifiers of the finished stages; where there is none, that of the pre-training if it has one."""
-    config, splits = session.config, session.splits
-    stages = [stage for stage in CLASSIFIER_STAGES if stage in session.folder.stages]
-    for stage in stages:
-        stage_config = config.finetuning(stage)
-        model, test = session.trained(stage), session.sources.of(config, stage).test.to(session.device)
-        yield Subject(stage, model, test, stage_config.data or config.data, stage_config.branch or session.branch)
-    if not stages and "classifier" in (model := session.trained("pretrain")).heads:
-        yield Subject("end_to_end", model, splits.test, config.data, session.branch)
-
-
-def probe(session: Session) -> None:
-    """Nearest neighbours and logistic regression on the pre-trained encoder, where they are asked for."""
-    config = session.config
-    if not (config.knn.on or config.logistic_regression.on):
-        return
-    train, test = session.splits.train, session.splits.test
-    test = test.select(torch.arange(len(test), device=session.device)[: config.evaluation.samples])
-    model = session.trained("pretrain")
-    key = {"run": session.folder.name, "model": session.label, "dataset": config.data, "split": "test"}
-    for on in config.knn.on:
-        row = knn(model, train, test, config.knn, on, branch=session.branch, impl=config.impl, key=key)
-        _report(session, row, f" {row['protocol']}")
-    for on in config.logistic_regression.on:
-        there = {(row["protocol"], row["samples"], row["model"]) for row in session.folder.results}
-        if (f"logistic_regression_{on}", len(test), session.label) in there:
-            continue  # the neighbours take a moment, this minutes
-        row = logistic_regression(
-            model, train, test, config.logistic_regression, on, branch=session.branch, seed=config.seed, key=key
-        )
-        _report(session, row, f" {row['protocol']}")
-
-
-def _report(session: Session, row: Row, protocol: str) -> None:
-    """Store a row and say so."""
-    session.folder.add_results([row])
-    at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-    session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}")
-
-
-def _identity(row: Row) -> tuple[Any, ...]:
-    """What a row that is there already must agree in to be kept when an evaluation is resumed."""
-    return (*row_key(row), row.get("samples"), "sweep" in (row.get("flags") or ()))
-
-
-@contextmanager
-def _evaluation_display(session: Session, found: list[Subject]) -> Iterator[Callable[[int], None]]:
-    """A function to call after every attacked batch; on a terminal it moves a bar, elsewhere the rows are enough."""
-    if not session.progress.live or not found:
-        yield lambda images: None
-        return
-    config = session.config.evaluation
-    rows = 1 + len(config.cases)
-    sizes = [min(len(subject.test), config.samples or len(subject.test)) for subject in found]
-    total = sum(rows * math.ceil(size / config.batch_size) for size in sizes)
-    epochs = rows * len(found)
-    with session.progress.stage("evaluate", total_steps=total, epochs=epochs) as display:
-        steps = itertools.count(1)
-
-        def advance(images: int) -> None:
-            step = next(steps)
-            display.update(epoch=math.ceil(step * epochs / total), step=step, loss=None, images=images)
-
-        yield advance
-
-
-def save_examples(session: Session, subject: Subject) -> None:
-    """``examples.safetensors``: eight test images, their PGD-20 versions and both predictions, for the image grid."""
-    config, test, model = session.config, subject.test, subject.model
-    spec, eps = parse_attack("pgd20"), max(config.evaluation.eps, default=0.0)
-    samples = torch.arange(min(8, len(test)), device=session.device)
-    x, labels = test.batch(samples), test.labels[samples]
-    x_adv = adversarial_examples(
-        model, x, labels, samples, spec, eps=eps, branch=subject.branch, seed=config.seed, impl=config.impl
-    )
-    with torch.no_grad():
-        predictions = [model.logits(images, branch=subject.branch).argmax(1) for images in (x, x_adv)]
-    names = ("clean", "adversarial", "labels", "clean_prediction", "adversarial_prediction")
-    tensors = {
-        name: value.cpu().contiguous() for name, value in zip(names, (x, x_adv, labels, *predictions), strict=True)
-    }
-    file = session.folder.path / "examples.safetensors"
-    write_atomic(file, save_tensors(tensors, {"attack": spec.name, "eps": repr(eps), "model": session.label}))

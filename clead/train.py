@@ -28,12 +28,13 @@ from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
+from clead.evaluate.stage import evaluate
 from clead.loading import InputSpec, build_model
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
-from clead.protocols import parse_attack
+from clead.protocols import find_attacks
 from clead.sources import Sources
-from clead.stages import Session, evaluate, fit_classifier, pretrain
+from clead.stages import Session, fit_classifier, pretrain
 from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
@@ -74,8 +75,7 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
         torch.set_num_threads(config.threads)
     _allow_tf32(config.speed.precision == "tf32")
     _check_impl(method, config, device)
-    for name in config.evaluation.attacks:
-        parse_attack(name)
+    find_attacks(config.evaluation.attacks)
     if config.stages[0] != "pretrain" and checkpoint.latest(plan.out / "checkpoints") is None:
         raise UserError(f"{plan.out}: the stage {config.stages[0]} needs a checkpoint of an earlier one, found none")
     splits = sources.source(config)

@@ -20,7 +20,8 @@ from clead.evaluate import command as evaluate
 from clead.evaluate import session
 from clead.evaluate.table import headlines
 from clead.protocols import sweeps
-from clead.protocols.catalogue import AttackSpec, find_attack
+from clead.protocols.attempts import AttackSpec
+from clead.protocols.catalogue import find_attack
 
 TINY = ["--epochs", "1", "--batch-size", "64", "--linear-eval.epochs", "2"]
 TINY += ["--checkpoint-every", "1", "--evaluation.sweep-eps", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]

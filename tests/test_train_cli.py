@@ -112,9 +112,10 @@ def test_resuming_with_another_evaluation_measures_what_changed(finished, tmp_pa
     train.main(["clead", "--resume", "--out", str(out), *changed, "--evaluation.sweep-eps", "0.15"])
     seen = {(r["model"], r["name"], r["eps"]): (r["samples"], r["flags"]) for r in rows(out)}
     assert len(rows(out)) == len(rows(finished))
-    assert seen["trained", "clean", None] == seen["trained", "pgd20", 0.05] == seen["trained", "pgd20", 0.1] == (30, [])
-    assert seen["trained", "pgd20", 0.15] == (30, ["sweep"])
-    assert seen["trained", "cw", 0.1] == (40, [])  # not asked for: left as it was
+    assert seen["trained", "clean", None] == seen["trained", "pgd20", 0.05] == seen["trained", "pgd20", 0.1]
+    assert seen["trained", "clean", None] == (30, ["subset"])
+    assert seen["trained", "pgd20", 0.15] == (30, ["subset", "sweep"])
+    assert seen["trained", "cw", 0.1] == (40, ["subset"])  # not asked for: left as it was
     assert {row["run"] for row in rows(out)} == {"moved"}
     _, _, config = read_config(out / "config.json")
     assert (config.evaluation.samples, config.epochs) == (30, 2)

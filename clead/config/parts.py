@@ -173,7 +173,7 @@ class EvaluationConfig:
     """Attacks on the finished classifier, on the test split."""
 
     attacks: tuple[str, ...] = ("fgsm", "pgd20", "cw")
-    """fgsm, pgdN (N steps) and cw (linf, 20 steps on the margin)."""
+    """By the names that clead.evaluate takes: fgsm, pgdN (N steps), cw (linf, 20 steps on the margin), autoattack …"""
     eps: tuple[Real, ...] = (8 / 255, 16 / 255)
     """Radii reported in the table."""
     sweep_eps: tuple[Real, ...] = ()
@@ -191,11 +191,10 @@ class EvaluationConfig:
         require(self.batch_size > 0, "evaluation.batch_size", "above 0", self.batch_size)
 
     @property
-    def cases(self) -> list[tuple[str, float, bool]]:
-        """(attack, eps, whether it only serves the sweep figure) of every attacked row, without repetitions."""
-        table = [(name, eps, False) for name in dict.fromkeys(self.attacks) for eps in self.eps]
-        sweep = [("pgd20", eps, True) for eps in dict.fromkeys(self.sweep_eps) if ("pgd20", eps, False) not in table]
-        return [*table, *sweep]
+    def swept(self) -> tuple[float, ...]:
+        """The radii of the sweep that PGD-20 is not measured at for the table."""
+        table = self.eps if {"pgd20", "pgd"} & set(self.attacks) else ()
+        return tuple(eps for eps in dict.fromkeys(self.sweep_eps) if eps not in table)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,20 @@ import torch
 from rich.console import Console
 
 from clead import report
-from clead.config import parse_real
+from clead.config import CLASSIFIER_STAGES, parse_real
 from clead.engine.environment import environment
+from clead.engine.progress import Progress
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
+from clead.evaluate.finetuning import finetuned, settings_of, split_flags
 from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened
 from clead.evaluate.outside import add_arguments
-from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, open_all, sanity_checks
+from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
+from clead.sources import Sources
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -43,7 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, help="gradient steps of attacks that name none")
     add("--restarts", type=int, help="random restarts of our own attacks")
     add("--samples", type=int, help="only N test images, the first (of a folder: evenly spread); flagged subset")
-    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
+    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join((*PROTOCOLS, *CLASSIFIER_STAGES)))
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
     add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
@@ -62,7 +65,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data-dir", type=Path, help="where the data set is; default where it was in training")
     add("--out", type=Path, help="write results.json there instead of into the run folders")
     add_arguments(parser)
-    arguments = parser.parse_args(argv)
+    ours, of_stages = split_flags(argv)
+    arguments = parser.parse_args(ours)
+    arguments.stage_flags = tuple(of_stages)
     if arguments.eps is not None:
         arguments.eps = [parse_real(word) for word in arguments.eps]
     if not all(word in ("1", "2", "3", "4", "5") for word in arguments.severity):
@@ -81,8 +86,12 @@ def _check(arguments: argparse.Namespace) -> None:
         if eps < 0 or (arguments.norm == "linf" and eps > 1):
             raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
     for name in arguments.protocols:
-        if name not in PROTOCOLS:
-            raise UserError(f"--protocols must be of {', '.join(PROTOCOLS)}, got {name!r}")
+        if name not in (*PROTOCOLS, *CLASSIFIER_STAGES):
+            raise UserError(f"--protocols must be of {', '.join((*PROTOCOLS, *CLASSIFIER_STAGES))}, got {name!r}")
+    for flag in (word for word in arguments.stage_flags if word.startswith("--")):
+        stage = flag[2:].partition(".")[0].replace("-", "_")
+        if stage not in arguments.protocols:
+            raise UserError(f"{flag} needs --protocols {stage}, got {','.join(arguments.protocols)}")
     if arguments.gap is not None and len(arguments.gap) != 2:
         raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -104,14 +113,18 @@ def main(argv: list[str]) -> None:
     """The command."""
     arguments = parse(argv)
     console = report.output_console()
-    todo = open_all(arguments)
+    sources = Sources()
+    todo = open_all(arguments, sources)
     for name in arguments.gap or ():
         if name not in {opened.subject.key["run"] for opened in todo}:
             raise UserError(f"--gap must name runs that are evaluated, got {name!r}")
     for opened in todo:
         chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
     versions = versions_of(arguments.device)
-    session = Session(arguments, todo)
+    session = Session(arguments, todo, sources)
+    if arguments.stage_flags:
+        for opened in todo:
+            settings_of(session, opened)
     folders = list(dict.fromkeys(folder.resolve() for opened in todo for folder in opened.folders))
     rows: list[Row] = []
     with ExitStack() as locks:
@@ -153,9 +166,15 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
 def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
     """Every row that was asked for of one model, each on disk before the next is measured."""
     rows: list[Row] = []
-    opened = with_suspicions(session, opened, console, versions)
-    for protocol in session.arguments.protocols:
-        todo = PROTOCOLS[protocol](session, opened)
+    protocols = session.arguments.protocols
+    if not set(protocols) <= set(CLASSIFIER_STAGES):  # they make classifiers of their own
+        opened = with_suspicions(session, opened, console, versions)
+    for protocol in protocols:
+        if protocol in CLASSIFIER_STAGES:
+            fitted = finetuned(session, opened, protocol, Progress(console))
+            todo = attacks(session, with_suspicions(session, fitted, console, versions))
+        else:
+            todo = PROTOCOLS[protocol](session, opened)
         while True:
             waiting = f"{opened.subject.key['run']}: {protocol}, {len(rows)} rows done"
             with console.status(waiting) if console.is_terminal else nullcontext():

@@ -78,22 +78,31 @@ def accuracy_measures(rows: Sequence[Row], gap: Sequence[str] | None) -> Iterato
         rows: of one evaluation; a drop needs a clean row of the same model.
         gap: the names of the baseline and of the reference, or None.
     """
-    clean = {row["run"]: row["accuracy"] for row in rows if row.get("name") == "clean"}
-    drops: dict[str, dict[str, tuple[Row, float]]] = {}
+    clean = {_classifier(row): row["accuracy"] for row in rows if row.get("name") == "clean"}
+    drops: dict[tuple[str, str, int], dict[str, tuple[Row, float]]] = {}
+    protocols: dict[str, list[str]] = {}  # in the order asked for: one model's linear_eval is another's end_to_end
     for row in rows:
-        if row["run"] in clean and (row.get("attack") or row.get("corruption")) and "sweep" not in row["flags"]:
+        own = _classifier(row)
+        if own in clean and (row.get("attack") or row.get("corruption")) and "sweep" not in row["flags"]:
             at = "" if row["eps"] is None else f" {row['norm']} eps {row['eps']:.6g}"
             of = f"{row['name']}{at}" + (f" severity {row['severity']}" if row["severity"] else "")
-            drop = relative_drop(clean[row["run"]], row["accuracy"])
-            drops.setdefault(of, {})[row["run"]] = (row, drop)
+            drop = relative_drop(clean[own], row["accuracy"])
+            mine = protocols.setdefault(row["run"], [])
+            mine += [row["protocol"]] if row["protocol"] not in mine else []
+            drops.setdefault((of, own[2], mine.index(row["protocol"])), {})[row["run"]] = (row, drop)
             yield make_measure(row, "relative_drop", of, drop, row["samples"])
     yield from _mean_corruption(rows)
-    for of, by_run in drops.items() if gap else ():
+    for (of, *_), by_run in drops.items() if gap else ():
         if gap and set(gap) <= set(by_run):
             baseline, reference = (by_run[name][1] for name in gap)
             for row, drop in by_run.values():
                 value = gap_closed(drop, baseline=baseline, reference=reference)
                 yield make_measure(row, "gap_closed", f"{of}, {gap[0]} to {gap[1]}", value, row["samples"])
+
+
+def _classifier(row: Row) -> tuple[str, str, str]:
+    """Whose accuracy a row is: one model has a classifier of every protocol, and neighbours have a clean row too."""
+    return row["run"], row["protocol"], row["dataset"].removesuffix("-c")  # cifar10-c is cifar10, corrupted
 
 
 def _mean_corruption(rows: Sequence[Row]) -> Iterator[Row]:

@@ -17,10 +17,13 @@ from clead.engine import checkpoint
 from clead.errors import UserError
 from clead.loading import load_checkpoint
 from clead.methods import find_method
+from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
 from clead.sources import Sources
 
 LABELS = ("undefended", "random")
+NEED_CLASSIFIER = {"attacks", "transfer", "corruptions", "sweep_eps", "sweep_steps"}
+"""The protocols that look at the classifier that the model came with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,8 @@ class Opened:
         config: what it was trained with.
         splits: its data set.
         folders: whose results.json gets the rows.
+        run: the run folder it is from; None for a model from outside.
+        whole: the run was named, not one of its checkpoints.
     """
 
     subject: Subject
@@ -42,6 +47,13 @@ class Opened:
     config: TrainConfig
     splits: Splits
     folders: tuple[Path, ...]
+    run: Path | None = None
+    whole: bool = False
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives logits; a model of the pre-training alone may not."""
+        return not isinstance(self.model, Model) or "classifier" in self.model.heads
 
 
 def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> Opened:
@@ -56,33 +68,30 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
     device = torch.device(arguments.device)
     model = load_checkpoint(found).to(device)
     stage, _, step = found.resolve().name.rpartition("-")
-    if "classifier" not in model.heads:
+    if "classifier" not in model.heads and set(arguments.protocols) & NEED_CLASSIFIER:
         raise UserError(f"{found}: expected a checkpoint with a classifier, found one of the stage {stage}")
+    fitting = [name for name in CLASSIFIER_STAGES if name in arguments.protocols]
+    if fitting and not single and arguments.stage not in (None, "pretrain"):
+        raise UserError(f"{path}: {fitting[0]} begins with the pre-training; name the checkpoint to begin with another")
     labelled = find_method(method).labelled
     dataset, splits = _data(config, stage, arguments, sources)
     splits = splits.to(device)
     compared = run.resolve().parent.name == "comparisons" and run.resolve().name in LABELS
     name = f"{run.resolve().name}/{stage}-{int(step)}" if single else run.resolve().name
-    seed = config.seed if arguments.seed is None else arguments.seed
-    key = {
-        "run": name,
-        "model": run.resolve().name if compared else "trained",
-        "protocol": "end_to_end" if labelled and stage == "pretrain" else stage,
-        "bn_branch": model.evaluation_branch,
-        "dataset": dataset,
-        "split": "test",
-        "seed": seed,
-        "dtype": "float32",
-    }
-    subject = Subject(
-        str(path),
-        Classifier.of(model, model.evaluation_branch, getattr(config, "temperature", 0.5)),
+    subject = subject_of(
+        model,
+        model.evaluation_branch,
         splits.test,
-        first_samples(splits.test, arguments.samples),
-        key,
-        seed,
-        config.impl,
-        arguments.batch_size,
+        config if arguments.seed is None else replace(config, seed=arguments.seed),
+        name=str(path),
+        key={
+            "run": name,
+            "model": run.resolve().name if compared else "trained",
+            "protocol": "end_to_end" if labelled and stage == "pretrain" else stage,
+            "dataset": dataset,
+        },
+        samples=arguments.samples,
+        batch_size=arguments.batch_size,
     )
     if arguments.out:
         folders = [arguments.out]
@@ -90,7 +99,36 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
         folders = [run / "evaluations" / found.resolve().name]
     else:
         folders = [run, *([run.resolve().parent.parent] if compared else [])]
-    return Opened(subject, model, method, config, splits, tuple(folders))
+    return Opened(subject, model, method, config, splits, tuple(folders), run, whole=not single)
+
+
+def subject_of(
+    model: Model,
+    branch: str,
+    test: Dataset,
+    config: TrainConfig,
+    *,
+    name: str,
+    key: dict[str, Any],
+    samples: int | None,
+    batch_size: int,
+) -> Subject:
+    """What the protocols look at in a model with a classifier.
+
+    Args:
+        model: the model.
+        branch: its batch-norm branch.
+        test: the images, of which ``first_samples`` count.
+        config: what it was trained with; its seed is that of the random starts.
+        name: for people.
+        key: what its rows share: run, model, protocol, dataset.
+        samples: how many images; None for all.
+        batch_size: images attacked at once.
+    """
+    fixed = {"bn_branch": branch, "split": "test", "seed": config.seed, "dtype": "float32"}
+    classifier = Classifier.of(model, branch, getattr(config, "temperature", 0.5))
+    looked_at = first_samples(test, samples)
+    return Subject(name, classifier, test, looked_at, {**key, **fixed}, config.seed, config.impl, batch_size=batch_size)
 
 
 def first_samples(test: Dataset, count: int | None) -> Tensor:

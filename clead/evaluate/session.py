@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 from clead.attacks.autoattack import available as autoattack_available
-from clead.attacks.autoattack import load_library
 from clead.config import Encoding, TrainConfig
 from clead.engine.results import Row, read_results, row_key
 from clead.errors import UserError
@@ -18,7 +17,8 @@ from clead.evaluate.measures import encoding_measures
 from clead.evaluate.models import LABELS, Opened, open_model
 from clead.evaluate.outside import is_outside, open_outside
 from clead.models import Model
-from clead.protocols.catalogue import AttackSpec, find_attack
+from clead.protocols.attempts import AttackSpec
+from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.corruptions import corruption_rows
 from clead.protocols.knn import knn
 from clead.protocols.logistic_regression import logistic_regression
@@ -36,10 +36,12 @@ class Session:
     Attributes:
         arguments: the command line.
         models: all of them, in order.
+        sources: the data sets that are loaded already.
     """
 
     arguments: argparse.Namespace
     models: list[Opened]
+    sources: Sources = field(default_factory=Sources)
 
     def radii(self, opened: Opened) -> Sequence[float]:
         """``--eps``, or those of the run."""
@@ -52,14 +54,13 @@ class Session:
         return Transfer([opened.subject for opened in self.models], spec)
 
 
-def open_all(arguments: argparse.Namespace) -> list[Opened]:
+def open_all(arguments: argparse.Namespace, sources: Sources) -> list[Opened]:
     """Every model that is to be evaluated, read and checked before the first attack."""
     paths: list[Path] = []
     for path in arguments.models:
         paths.append(path)
         if arguments.comparisons:
             paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
-    sources = Sources()
     models: dict[str, Opened] = {}
     for path in {path.resolve(): path for path in paths}.values():
         outside = is_outside(path, arguments)
@@ -109,9 +110,12 @@ def _swept(opened: Opened, cases: list[tuple[AttackSpec, float]]) -> Iterator[Ro
 
 def sanity_checks(session: Session, opened: Opened) -> Iterator[Check]:
     """A few looks at the model, and with ``--sanity`` the attacks that tell masked gradients, at the largest radius."""
+    if not opened.classifies:
+        return
     yield from quick_checks(opened.subject)
     if session.arguments.sanity:
-        others = [other.subject for other in session.models if other is not opened]
+        name = opened.subject.key["run"]
+        others = [other.subject for other in session.models if other.classifies and other.subject.key["run"] != name]
         same = [other for other in others if same_images(other, opened.subject)]
         yield from thorough_checks(opened.subject, session.arguments.norm, max(session.radii(opened)), same)
 
@@ -164,8 +168,4 @@ def chosen_attacks(config: TrainConfig, arguments: argparse.Namespace) -> list[A
     if names is None:
         names = [*(config.evaluation.attacks if arguments.norm == "linf" else ["pgd20"])]
         names += ["autoattack"] if autoattack_available() else []
-    settings = {"norm": arguments.norm, "steps": arguments.steps, "restarts": arguments.restarts}
-    specs = [find_attack(name, **settings) for name in names]
-    if any(spec.library for spec in specs):
-        load_library()  # or what is wrong with it would show after the first attacks
-    return list({(spec.name, spec.norm): spec for spec in specs}.values())
+    return find_attacks(names, norm=arguments.norm, steps=arguments.steps, restarts=arguments.restarts)

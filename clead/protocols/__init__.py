@@ -1,9 +1,23 @@
 """Evaluations of a trained encoder."""
 
-from clead.protocols.attack_suite import attack_suite, parse_attack
+from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.encode import encode
 from clead.protocols.finetune import finetune
 from clead.protocols.knn import knn, knn_predict
 from clead.protocols.logistic_regression import logistic_regression
+from clead.protocols.robustness import attack_all, robustness
+from clead.protocols.subject import Classifier, Subject
 
-__all__ = ["attack_suite", "encode", "finetune", "knn", "knn_predict", "logistic_regression", "parse_attack"]
+__all__ = [
+    "Classifier",
+    "Subject",
+    "attack_all",
+    "encode",
+    "find_attack",
+    "find_attacks",
+    "finetune",
+    "knn",
+    "knn_predict",
+    "logistic_regression",
+    "robustness",
+]

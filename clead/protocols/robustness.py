@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clead.attacks import Constraint
 from clead.engine.results import Row, make_row
-from clead.protocols.catalogue import AttackSpec, Problem
+from clead.protocols.attempts import AttackSpec, Problem
 from clead.protocols.subject import Subject
 
 HEADLINE = "apgd_ce+apgd_t"
@@ -82,6 +83,7 @@ def attack_all(
             kept = (robust[part] | ~correct[part] | (turn == 0)).view(-1, 1, 1, 1)
             found[part] = torch.where(kept, perturbed.x_adv, found[part])
             robust[part] &= still
+            subject.on_batch(len(part))
     seconds = time.perf_counter() - started
     return Outcome(robust, tuple(flags), seconds, found, None if distance.isnan().all() else distance)
 
@@ -127,27 +129,44 @@ def clean_outcome(subject: Subject) -> Outcome:
     return Outcome(correct, (), time.perf_counter() - started, images)
 
 
-def robustness(subject: Subject, specs: Iterable[AttackSpec], radii: Iterable[float]) -> Iterator[Row]:
+def robustness(
+    subject: Subject,
+    specs: Sequence[AttackSpec],
+    radii: Sequence[float],
+    done: Callable[[dict[str, Any]], bool] = lambda key: False,
+) -> Iterator[Row]:
     """Clean accuracy, then every attack at every radius.
 
     AutoAttack is flagged ``headline``, and so is the worst case of APGD-CE and APGD-T where both were asked for: what
     a claim of robustness may rest on. Plain PGD never is.
+
+    Args:
+        subject: the model and its images.
+        specs: the attacks.
+        radii: their radii.
+        done: says of the key of a row whether it is there already and need not be measured again.
     """
     clean = clean_outcome(subject)
-    yield outcome_row(subject, "clean", clean)
-    radii = list(radii)
+    if not done(subject.key):
+        yield outcome_row(subject, "clean", clean)
+    pair = {"apgd_ce", "apgd_t"}
     worst: dict[tuple[str, float], dict[str, Outcome]] = {}
     for spec in specs:
+        both = pair <= {other.attack for other in specs if other.norm == spec.norm} and spec.attack in pair
         for eps in radii:
+            key = spec.key(eps)
+            last = {**key, "attack": HEADLINE} if both else key  # neither of the two alone gives the worst case
+            if done({**subject.key, **last}):
+                continue
             outcome = attack_all(subject, spec, eps, correct=clean.robust)
             if spec.attack == "autoattack":
                 outcome = replace(outcome, flags=("headline", *outcome.flags))
-            yield outcome_row(subject, spec.name, outcome, **spec.key(eps))
-            parts = worst.setdefault((spec.norm, eps), {})
-            parts[spec.attack] = outcome
-            if spec.attack in ("apgd_ce", "apgd_t") and {"apgd_ce", "apgd_t"} <= set(parts):
-                both = _worst_of(parts["apgd_ce"], parts["apgd_t"])
-                yield outcome_row(subject, HEADLINE, both, **{**spec.key(eps), "attack": HEADLINE})
+            yield outcome_row(subject, spec.name, outcome, **key)
+            if both:
+                parts = worst.setdefault((spec.norm, eps), {})
+                parts[spec.attack] = outcome
+                if set(parts) == pair:
+                    yield outcome_row(subject, HEADLINE, _worst_of(parts["apgd_ce"], parts["apgd_t"]), **last)
 
 
 def _worst_of(one: Outcome, other: Outcome) -> Outcome:

@@ -14,7 +14,8 @@ from torch import Tensor
 from clead.attacks import frozen
 from clead.attacks.autoattack import available
 from clead.losses import margin
-from clead.protocols.catalogue import cross_entropy, find_attack
+from clead.protocols.attempts import cross_entropy
+from clead.protocols.catalogue import find_attack
 from clead.protocols.paired import beats
 from clead.protocols.robustness import Outcome, attack_all
 from clead.protocols.subject import Subject

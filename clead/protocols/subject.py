@@ -65,6 +65,7 @@ class Subject:
         impl: implementation of the perturbation operators.
         batch_size: images attacked at once.
         suspicions: what makes all of its numbers doubtful, see ``clead.protocols.sanity``.
+        on_batch: called with the number of images after every batch that is attacked.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Subject:
     impl: Impl = "auto"
     batch_size: int = 500
     suspicions: tuple[str, ...] = ()
+    on_batch: Callable[[int], None] = lambda images: None
 
     def __post_init__(self) -> None:
         labels, classes = self.labels, len(self.test.classes)

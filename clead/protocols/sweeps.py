@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from clead.engine.results import Row
-from clead.protocols.catalogue import AttackSpec, find_attack
+from clead.protocols.attempts import AttackSpec
+from clead.protocols.catalogue import find_attack
 from clead.protocols.robustness import attack_all, clean_outcome, outcome_row
 from clead.protocols.subject import Subject
 

@@ -9,7 +9,8 @@ import torch
 
 from clead.engine.results import Row
 from clead.errors import UserError
-from clead.protocols.catalogue import CATALOGUE, AttackSpec
+from clead.protocols.attempts import AttackSpec
+from clead.protocols.catalogue import CATALOGUE
 from clead.protocols.paired import beats
 from clead.protocols.robustness import Outcome, attack_all, outcome_row
 from clead.protocols.subject import Subject
