@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from clead.cli import read_config
-from clead.config import TrainConfig
+from clead.config import TrainConfig, require
 from clead.data import Splits
 from clead.engine import checkpoint
 from clead.engine.checkpoint import Checkpoint
+from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.methods import Method, find_method
 from clead.models import LinearHead, Model, build_encoder
@@ -82,6 +83,27 @@ def load(run: str | Path, *, stage: str | None = None) -> Model:
     if path is None:
         raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{f' of {stage}' if stage else ''}, found none")
     return load_checkpoint(path)
+
+
+def load_features(run: Path, config: TrainConfig, spec: InputSpec) -> Model:
+    """The pre-trained model of ``run``, whose features a run with ``config`` on images of ``spec`` is to use.
+
+    Raises:
+        UserError: it was trained with labels, on other data or at another size, or is not finished.
+    """
+    method_name, _, other = read_config(run / "config.json")
+    labelled = find_method(method_name).labelled
+    require(not labelled, "features_run", "a run of a method without labels", f"{run} of {method_name!r}")
+    for name in ("data", "image_size"):
+        expected, found = getattr(config, name), getattr(other, name)
+        require(found == expected, "features_run", f"a run with {name} {expected!r}", f"{run} with {found!r}")
+    path = checkpoint.latest(run / "checkpoints", "pretrain")
+    if path is None or "pretrain" not in RunFolder(run).stages:
+        raise UserError(f"features_run must be a run whose pretrain is finished, got {run} without it")
+    saved = checkpoint.load(path)
+    same = InputSpec.of_checkpoint(saved) == spec  # folders of images all have one name
+    require(same, "features_run", "a run on the same images", f"{run} of others")
+    return model_of(saved, method_name, other).eval()
 
 
 def load_checkpoint(path: Path) -> Model:

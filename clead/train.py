@@ -29,7 +29,7 @@ from clead.engine import checkpoint
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.evaluate.stage import evaluate
-from clead.loading import InputSpec, build_model
+from clead.loading import InputSpec, build_model, load_features
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
 from clead.protocols import find_attacks
@@ -84,7 +84,10 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
         if stage in config.stages:
             sources.of(config, stage)
     unlabeled = _load_unlabeled(method, config, splits)
-    model = build_model(method, InputSpec.of(splits))
+    spec = InputSpec.of(splits)
+    if method.features_run is not None:
+        method.features_model = load_features(method.features_run, config, spec).to(device)
+    model = build_model(method, spec)
     _check_probes(plan, model)
     initialise(model, config.seed)
     unlabeled = unlabeled and unlabeled.to(device)

@@ -36,7 +36,7 @@ def rfgsm(
         raise ValueError(f"constraint.norm must be 'linf' for R+FGSM, got {constraint.norm!r}")
     x = x.detach()
     ball: dict[str, Any] = {"eps": constraint.eps, "norm": "linf", "bounds": constraint.bounds, "impl": impl}
-    signs = rng.uniform(x[0].numel(), -1.0, 1.0).view_as(x).sign()  # sign(N(0, 1)) and sign(U(-1, 1)) are one law
+    signs = rng.uniform(x[0].numel(), -1.0, 1.0).view_as(x).to(x).sign()  # sign(N(0, 1)) and sign(U(-1, 1)) are one law
     half = constraint.eps / 2
     x_adv = x.clone()
     pgd_step_(x_adv, signs, x, step_size=half, **ball)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
 
     Settled here: the official clusters come from a network trained on ImageNet. Ours never leave the data set: k-means
     on the unit-norm features of the encoder itself, before the first epoch and every ``refresh_epochs`` epochs, from
-    the second time on starting at the means of the clusters so far, so that a cluster keeps its number.
+    the second time on starting at the means of the clusters so far, so that a cluster keeps its number. With
+    ``features_run`` the features are those of a finished run, and clustered once.
     """
 
     @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         """Numbers of clusters, one k-means and one linear head each."""
         refresh_epochs: int = 50
         """Epochs between two clusterings."""
+        features_run: Path | None = None
+        """Cluster the features of this run, of a method without labels on the same data, once; None: one's own."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -84,11 +88,14 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
 
     def start_epoch(self, model: Model, images: Callable[[Tensor], Tensor], size: int, epoch: int) -> None:
         """Cluster the training split: ``pseudo_labels``, int64 [numbers of clusters, size]."""
-        if epoch % self.config.refresh_epochs:
+        done = len(self.pseudo_labels) > 0
+        again = self.config.features_run is None and epoch % self.config.refresh_epochs == 0
+        if done and not again:
             return
+        model = self.features_model or model
         features = embed_all(model, images, size, branch=model.evaluation_branch, head=None)
         rng = Rng.create(self.config.seed, "kmeans", torch.arange(size, device=features.device), step=epoch)
-        previous = self.pseudo_labels if len(self.pseudo_labels) else [None] * len(self.config.clusters)
+        previous = self.pseudo_labels if done else [None] * len(self.config.clusters)
         levels = zip(self.config.clusters, previous, strict=True)
         self.pseudo_labels = torch.stack([kmeans(features, k, rng.view(k), labels)[0] for k, labels in levels])
 
@@ -98,22 +105,22 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         x = self.adv_augment(batch.images, batch.rng("augment", 2))
         clean = torch.cat([self.views(batch), high_pass(x, config.high_pass_radius)])
         labels = self.pseudo_labels[:, batch.sample_ids]
-        x_cl = self.contrastive_adversary(model, clean, x, batch)
+        # Every stream has statistics of its own, so these embeddings serve the attack and the loss.
+        z = model.embed(clean, branch=((self.clean_branch, size),) * 3)
+        x_cl = self.contrastive_adversary(model, z.detach(), x, batch)
         x_ce = self.cluster_adversary(model, labels, x, batch)
 
         branches = ((self.adv_branch, size), (self.cluster_branch, size))
-        features = model.features(torch.cat([clean, x_cl, x_ce]), branch=(*self._clean_streams(size), *branches))
-        contrasted, features = features.split([4 * size, size])
-        z = model.project(contrasted, branch=(*self._clean_streams(size), branches[0]))
+        features_cl, features = model.features(torch.cat([x_cl, x_ce]), branch=branches).chunk(2)
+        z = torch.cat([z, model.project(features_cl, branch=self.adv_branch)])
         scale = config.temperature / config.base_temperature
         return {
             "contrast": scale * self.contrast(z).mean(),
             "ce_adv": config.ce_weight * self.cluster_loss(model, features, labels).mean(),
         }
 
-    def contrastive_adversary(self, model: Model, clean: Tensor, x: Tensor, batch: Batch) -> Tensor:
-        """x + d [B, C, H, W] that NT-Xent takes for another image than its views ``clean`` [3B, C, H, W]."""
-        z = self.constant(model, Pass("embed", self._clean_streams(len(x))), clean, training=True)
+    def contrastive_adversary(self, model: Model, z: Tensor, x: Tensor, batch: Batch) -> Tensor:
+        """x + d [B, C, H, W] that NT-Xent takes for another image than its views, whose embeddings are z [3B, d]."""
         return self.perturb(
             model,
             Pass("embed", self.adv_branch),
@@ -149,9 +156,6 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         ]
         return torch.stack(losses).mean(0)
 
-    def _clean_streams(self, size: int) -> tuple[tuple[str, int], ...]:
-        return ((self.clean_branch, size),) * 3
-
     @property
     def cluster_branch(self) -> str:
         """The batch-norm branch of x + d': ``adv_ce`` where the encoder has it, else that of x + d."""
@@ -166,6 +170,11 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
     def min_samples(self) -> int:
         """An image for every cluster."""
         return max(self.config.clusters)
+
+    @property
+    def features_run(self) -> Path | None:
+        """Whose features are clustered, if not its own."""
+        return self.config.features_run
 
     @property
     def trained_branches(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -68,6 +69,8 @@ class Method(ABC, Generic[C]):
         self.config = config
         self.augment = find_augmentation(config.augment)
         self.inner = Inner(config.speed)
+        self.features_model: Model | None = None
+        """The model of ``features_run``, in eval mode on the device, put here before training."""
 
     @abstractmethod
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
@@ -142,6 +145,11 @@ class Method(ABC, Generic[C]):
     @property
     def unlabeled_data(self) -> str | None:
         """A key of clead.data.DATASETS whose training images every batch brings along; None for most methods."""
+        return None
+
+    @property
+    def features_run(self) -> Path | None:
+        """A finished run whose model the method needs, as ``features_model``; None for most methods."""
         return None
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from clead.attacks import Constraint
+from clead.attacks.one_step import rfgsm
 from clead.config import AttackConfig, ContrastiveConfig, Real, require
 from clead.errors import UserError
 from clead.losses import uel_loss
@@ -42,7 +44,7 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
         attack: AttackConfig = AttackConfig(eps=0.03, step_size=0.03, steps=1, random_start=False)
         """FGSM; with a random start and 5/4 of the step F-FGSM; with several steps PGD."""
         random_signs: bool = False
-        """R-FGSM: half of eps along random signs, then half of the step and the radius by gradients."""
+        """R-FGSM: half of eps along random signs, then half of it by one gradient."""
         channel_scale: tuple[Real, ...] = ()
         """Factor on eps and step per channel; empty means 1."""
         clip: bool = False
@@ -54,8 +56,9 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
             super().__post_init__()
             require(self.alpha >= 0, "alpha", "at least 0", self.alpha)
             require(all(value > 0 for value in self.channel_scale), "channel_scale", "above 0", self.channel_scale)
-            start = self.random_signs and self.attack.random_start
-            require(not start, "random_signs", "off where attack.random_start is on", self.random_signs)
+            fgsm = not self.attack.random_start and self.attack.norm == "linf" and self.attack.steps == 1
+            fgsm = fgsm and self.attack.step_size == self.attack.eps
+            require(not self.random_signs or fgsm, "random_signs", "off where attack is not FGSM", self.random_signs)
 
     paper = "Ho & Vasconcelos, NeurIPS 2020, arXiv:2010.12050"
     ops = ("nt_xent", "info_nce", "pgd_step_", "random_start_")
@@ -71,31 +74,27 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
 
     def adversary(self, model: Model, x: Tensor, batch: Batch) -> Tensor:
         """x + d [B, C, H, W] of large loss against x."""
-        config, attack = self.config, self.config.attack
-        scale = torch.ones(1, 1, 1, 1, dtype=x.dtype, device=x.device)
-        if config.channel_scale:
-            if len(config.channel_scale) != x.shape[1]:
-                values = "1 value" if x.shape[1] == 1 else f"{x.shape[1]} values, one per channel"
-                raise UserError(f"channel_scale must hold {values}, got {config.channel_scale}")
-            scale = torch.tensor(config.channel_scale, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
-        start = x
-        if config.random_signs:
-            attack = replace(attack, eps=attack.eps / 2, step_size=attack.step_size / 2)
-            signs = batch.rng("attack").uniform(x[0].numel()).view_as(x).to(x.dtype) - 0.5
-            start = x + attack.eps * scale * signs.sign()
-        embed = Pass("embed", self.adv_branch)
+        config = self.config
+        embed, bounds, scale = Pass("embed", self.adv_branch), (0.0, 1.0) if config.clip else None, self.scale(x)
         anchors = self.constant(model, embed, x, training=True)
-        return self.perturb(
-            model,
-            embed,
-            lambda z: self.contrast(anchors, z),
-            start,
-            attack,
-            batch.rng("attack"),
-            training=True,
-            bounds=(0.0, 1.0) if config.clip else None,
-            scale=scale,
-        )
+
+        def loss(z: Tensor) -> Tensor:
+            return self.contrast(anchors, z)
+
+        rng = batch.rng("attack")
+        if config.random_signs:
+            objective = self.inner.objective(model, embed, loss, x, training=True)
+            ball = Constraint("linf", config.attack.eps * scale, bounds)
+            return rfgsm(objective, x, constraint=ball, rng=rng, impl=config.impl)
+        return self.perturb(model, embed, loss, x, config.attack, rng, training=True, bounds=bounds, scale=scale)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """``channel_scale`` as a tensor [1, C, 1, 1] like x, or [1, 1, 1, 1] of a one."""
+        scale = self.config.channel_scale or (1.0,)
+        if self.config.channel_scale and len(scale) != x.shape[1]:
+            values = "1 value" if x.shape[1] == 1 else f"{x.shape[1]} values, one per channel"
+            raise UserError(f"channel_scale must hold {values}, got {scale}")
+        return torch.tensor(scale, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
 
     def contrast(self, anchors: Tensor, others: Tensor) -> Tensor:
         """The base's loss of every image, [B], between two sets of embeddings [B, d]."""

@@ -23,8 +23,8 @@ class CLead(ContrastiveMethod["CLead.Config"]):
     """InfoNCE between every view and its PGD and CW versions; no labels.
 
     Ghosh et al., "C-LEAD: Contrastive Learning for Enhanced Adversarial Defense", arXiv:2510.27249, eq. 2 and
-    algorithm 1. What the paper leaves open is settled as follows: all attacks start from the view itself and need no
-    labels; PGD and FGSM ascend the InfoNCE term they will be trained on, FGSM in one step of eps without a random
+    algorithm 1. What the paper leaves open is settled as follows: all attacks start from the view itself, or with
+    ``independent_views`` from a second view of the same image, and need no labels; PGD and FGSM ascend the InfoNCE term they will be trained on, FGSM in one step of eps without a random
     start; CW ascends the instance margin max_{j != i} s_ij - s_ii inside the same linf ball (the paper indexes CW by
     eps, so it must be bounded by eps), or inside an l2 ball; the anchors are fixed during the attack, batch norm is in
     eval mode, and one set of batch-norm statistics serves all streams unless the encoder has an ``adv`` branch.
@@ -42,6 +42,8 @@ class CLead(ContrastiveMethod["CLead.Config"]):
         """The inner maximisation of all of them but an l2 CW."""
         negatives: Negatives = "same_attack"
         """Other images under the same attack, under every attack and clean, or clean alone."""
+        independent_views: bool = False
+        """Perturb a second augmented view instead of the one that is contrasted with."""
         cw: Literal["linf", "l2"] = "linf"
         """The ball of CW: that of ``attack``, or that of ``cw_l2``."""
         cw_l2: AttackConfig = AttackConfig(norm="l2", eps=0.5, step_size=0.125)
@@ -52,8 +54,8 @@ class CLead(ContrastiveMethod["CLead.Config"]):
             different = self.attacks != () and len(set(self.attacks)) == len(self.attacks)
             require(different, "attacks", "one or more different ones of fgsm, pgd, cw", self.attacks)
             # Where nothing is perturbed yet, the cosine of a view with itself is at its maximum: no gradient.
-            blind = "fgsm" in self.attacks and self.negatives == "clean"
-            require(not blind, "negatives", "same_attack or all_views with fgsm", self.negatives)
+            blind = "fgsm" in self.attacks and self.negatives == "clean" and not self.independent_views
+            require(not blind, "negatives", "same_attack or all_views with fgsm on the same view", self.negatives)
             require(self.cw_l2.norm == "l2", "cw_l2.norm", "l2", self.cw_l2.norm)
 
     paper = "Ghosh et al., arXiv:2510.27249"
@@ -62,7 +64,8 @@ class CLead(ContrastiveMethod["CLead.Config"]):
     def training_loss(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Eq. 2: the mean of the terms of all attacks."""
         x = self.augment(batch.images, batch.rng("augment"))
-        perturbed = self.perturbations(model, x, batch)
+        start = self.augment(batch.images, batch.rng("augment", 1)) if self.config.independent_views else x
+        perturbed = self.perturbations(model, x, start, batch)
         embeddings = model.embed(torch.cat([x, *perturbed.values()]), branch=self._streams(len(x), len(perturbed)))
         original, *others = embeddings.split(len(x))
         return clead_loss(
@@ -73,8 +76,8 @@ class CLead(ContrastiveMethod["CLead.Config"]):
             impl=self.config.impl,
         )
 
-    def perturbations(self, model: Model, x: Tensor, batch: Batch) -> dict[Attack, Tensor]:
-        """x under every attack, [B, C, H, W] each, from the same view."""
+    def perturbations(self, model: Model, x: Tensor, start: Tensor, batch: Batch) -> dict[Attack, Tensor]:
+        """``start`` [B, C, H, W], a view of the images of x, under every attack against x, [B, C, H, W] each."""
         config = self.config
         anchors = self.constant(model, Pass("embed", self.clean_branch), x)
 
@@ -101,7 +104,7 @@ class CLead(ContrastiveMethod["CLead.Config"]):
         for name in config.attacks:
             loss, attack, stream = inner[name]
             rng = batch.rng("attack", stream)
-            x_adv[name] = self.perturb(model, Pass("embed", self.adv_branch), loss, x, attack, rng)
+            x_adv[name] = self.perturb(model, Pass("embed", self.adv_branch), loss, start, attack, rng)
         return x_adv
 
     @property

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 import torch
@@ -6,7 +7,9 @@ import torch
 from clead.attacks import frozen
 from clead.augment import high_pass
 from clead.data import load_digits
+from clead.engine import checkpoint
 from clead.errors import UserError
+from clead.loading import load
 from clead.methods.advcl import AdvCL
 from clead.methods.clusters import kmeans
 from clead.rng import Rng
@@ -38,7 +41,7 @@ def test_the_loss_is_the_sum_of_both_terms(advcl, contrastive_row):
     method, model, batch = advcl
     x, clean = streams(method, batch)
     labels = method.pseudo_labels[:, :6]
-    x_cl = method.contrastive_adversary(model, clean, x, batch)
+    x_cl = method.contrastive_adversary(model, model.embed(clean, branch="clean"), x, batch)
     x_ce = method.cluster_adversary(model, labels, x, batch)
     rows = [*model.embed(clean, branch="clean").tolist(), *model.embed(x_cl, branch="adv").tolist()]
     contrast = 0.0
@@ -78,7 +81,7 @@ def test_both_attacks_raise_their_loss_in_train_mode(advcl, check_attack):
         def cluster(images):
             return method.cluster_loss(model, model.features(images, branch="adv_ce"), labels).sum().item()
 
-        x_cl = method.contrastive_adversary(model, clean, x, batch)
+        x_cl = method.contrastive_adversary(model, z, x, batch)
         x_ce = method.cluster_adversary(model, labels, x, batch)
         check_attack(contrast, x, x_cl, 0.15)
         check_attack(cluster, x, x_ce, 0.15)
@@ -90,15 +93,16 @@ def test_every_stream_has_its_own_statistics_and_attacks_move_none(advcl):
     norm = next(module for module in model.modules() if hasattr(module, "branch"))
     seen = []
     norm.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
-    x, clean = streams(method, batch)
+    x, _ = streams(method, batch)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
-    method.contrastive_adversary(model, clean, x, batch)
+    method.contrastive_adversary(model, torch.zeros(18, 64, dtype=x.dtype), x, batch)
     method.cluster_adversary(model, method.pseudo_labels[:, :6], x, batch)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     seen.clear()
     method.training_loss(model, batch)
-    assert seen[-1] == (("clean", 6), ("clean", 6), ("clean", 6), ("adv", 6), ("adv_ce", 6))
+    assert (seen[0], seen[-1]) == ((("clean", 6),) * 3, (("adv", 6), ("adv_ce", 6)))
+    assert set(seen[1:-1]) == {"adv", "adv_ce"}  # the attacks
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {key for key in before if key.startswith("encoder") and "running" in key}
 
@@ -138,6 +142,53 @@ def test_clusters_are_those_of_the_features_and_are_refreshed(small):
     other = AdvCL(method.config)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.pseudo_labels, method.pseudo_labels)
+
+
+@pytest.fixture(scope="module")
+def simclr_run(tmp_path_factory):
+    """An encoder that is not trained is as good as any to be clustered."""
+    out = tmp_path_factory.mktemp("runs") / "simclr"
+    main(["simclr", "--epochs", "0", "--stages", "pretrain", "--seed", "7", "--out", str(out)])
+    return out
+
+
+def test_the_features_of_a_run_are_clustered_once(simclr_run, tmp_path):
+    out = tmp_path / "advcl"
+    few = ["--clusters", "2", "3", "--refresh-epochs", "1", "--attack.steps", "1", "--train-samples", "128"]
+    main(["advcl", "--epochs", "2", *few, "--stages", "pretrain", "--features-run", str(simclr_run), "--out", str(out)])
+    found = checkpoint.load(checkpoint.latest(out / "checkpoints")).state["method"]["pseudo_labels"]
+    samples = torch.arange(128)
+    with torch.no_grad():
+        features = load(simclr_run).features(load_digits().train.batch(samples), branch="clean")
+    rng = Rng.create(0, "kmeans", samples)
+    for k, labels in zip((2, 3), found, strict=True):
+        assert torch.equal(kmeans(torch.nn.functional.normalize(features), k, rng.view(k))[0], labels)
+
+
+def test_a_run_that_does_not_fit_is_one_sentence(simclr_run, tmp_path):
+    def refused(run, match):
+        with pytest.raises(UserError, match=match):
+            main(["advcl", "--features-run", str(run), "--out", str(tmp_path / "advcl")])
+        assert not (tmp_path / "advcl").exists()
+
+    def changed(name, file, old, new):
+        run = shutil.copytree(simclr_run, tmp_path / name)
+        path = next(run.glob(file))
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        return run
+
+    refused(tmp_path / "none", "none/config.json")
+    main(["ce", "--epochs", "0", "--stages", "pretrain", "--out", str(tmp_path / "ce")])
+    refused(tmp_path / "ce", "features_run must be a run of a method without labels, got .*/ce of 'ce'")
+    run = changed("a", "config.json", '"data": "digits"', '"data": "cifar10"')
+    refused(run, "features_run must be a run with data 'digits', got .*/a with 'cifar10'")
+    run = changed("b", "config.json", '"image_size": null', '"image_size": 16')
+    refused(run, "features_run must be a run with image_size None, got .*/b with 16")
+    run = changed("c", "run.json", '"pretrain"', "")
+    refused(run, "features_run must be a run whose pretrain is finished, got .*/c without it")
+    run = changed("d", "checkpoints/*/meta.json", '"num_classes": 10', '"num_classes": 11')
+    refused(run, "features_run must be a run on the same images, got .*/d of others")
 
 
 def test_too_large_a_radius_or_too_few_images_is_one_sentence(tmp_path):

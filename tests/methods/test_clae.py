@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from clead.attacks import frozen
+from clead.config import AttackConfig
 from clead.errors import UserError
+from clead.methods.clae import CLAE
 
 
 def contrast_by_loops(contrastive_row, base, anchors, others, temperature):
@@ -106,3 +108,9 @@ def test_a_wrong_number_of_channels_is_one_sentence(small):
     method, model, batch = small("clae", channel_scale=(0.4, 0.4, 0.4))
     with pytest.raises(UserError, match="channel_scale must hold 1 value"):
         method.training_loss(model, batch)
+
+
+def test_r_fgsm_is_one_step_of_the_whole_radius():
+    for attack in (AttackConfig(steps=2), AttackConfig(0.03, 0.02, 1, random_start=False)):
+        with pytest.raises(UserError, match="random_signs must be off where attack is not FGSM, got True"):
+            CLAE.Config(random_signs=True, attack=attack)

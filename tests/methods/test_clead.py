@@ -42,10 +42,13 @@ def test_the_loss_is_equation_2(contrastive_row, negatives, attacks):
 @pytest.mark.parametrize(
     ("negatives", "attacks"), [("same_attack", ("fgsm", "pgd", "cw")), ("all_views", ("fgsm",)), ("clean", ("pgd",))]
 )
-def test_a_step_trains_on_the_images_of_its_attacks(small, contrastive_row, negatives, attacks):
-    method, model, batch = small("clead", negatives=negatives, attacks=attacks)
-    x = method.augment(batch.images, batch.rng("augment"))
-    perturbed = method.perturbations(model, x, batch)
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_step_trains_on_the_images_of_its_attacks(small, contrastive_row, negatives, attacks, independent):
+    method, model, batch = small("clead", negatives=negatives, attacks=attacks, independent_views=independent)
+    views = [method.augment(batch.images, batch.rng("augment", view)) for view in (0, 1)]
+    x, start = views[0], views[int(independent)]
+    perturbed = method.perturbations(model, x, start, batch)
+    assert all(((x_adv - start).abs() <= 0.15 * (1 + 1e-6)).all() for x_adv in perturbed.values())
     assert tuple(perturbed) == attacks
     rows = {name: model.embed(x_adv, branch="clean").tolist() for name, x_adv in perturbed.items()}
     original = model.embed(x, branch="clean").tolist()
@@ -64,8 +67,20 @@ def test_pgd_and_fgsm_raise_the_term_they_are_trained_on(small, contrastive_row,
         rows = {"any": model.embed(x, branch="clean").tolist()}
         return expected_terms(contrastive_row, original, rows, negatives, method.config.temperature)["any"]
 
-    for x_adv in method.perturbations(model, batch.images, batch).values():
+    for x_adv in method.perturbations(model, batch.images, batch.images, batch).values():
         check_attack(loss, batch.images, x_adv, eps=0.15)
+
+
+def test_from_another_view_fgsm_has_a_gradient_even_where_all_negatives_are_clean(small, contrastive_row, check_attack):
+    method, model, batch = small("clead", negatives="clean", attacks=("fgsm",), independent_views=True)
+    x, start = (method.augment(batch.images, batch.rng("augment", view)) for view in (0, 1))
+    original = model.embed(x, branch="clean").tolist()
+
+    def loss(images):
+        rows = {"any": model.embed(images, branch="clean").tolist()}
+        return expected_terms(contrastive_row, original, rows, "clean", method.config.temperature)["any"]
+
+    check_attack(loss, start, method.perturbations(model, x, start, batch)["fgsm"], eps=0.15)
 
 
 def margin_of(model, original):
@@ -87,13 +102,13 @@ def margin_of(model, original):
 def test_cw_raises_the_instance_margin(small, check_attack):
     method, model, batch = small("clead", attacks=("cw",))
     margin = margin_of(model, model.embed(batch.images, branch="clean").tolist())
-    check_attack(margin, batch.images, method.perturbations(model, batch.images, batch)["cw"], eps=0.15)
+    check_attack(margin, batch.images, method.perturbations(model, batch.images, batch.images, batch)["cw"], eps=0.15)
 
 
 def test_the_l2_form_of_cw_stays_in_its_own_ball(small):
     method, model, batch = small("clead", attacks=("cw",), cw="l2")
     x, eps = batch.images, method.config.cw_l2.eps
-    x_adv = method.perturbations(model, x, batch)["cw"]
+    x_adv = method.perturbations(model, x, x, batch)["cw"]
     lengths = (x_adv - x).flatten(1).norm(dim=1)
     assert (lengths <= eps * (1 + 1e-5)).all() and (x_adv >= 0).all() and (x_adv <= 1).all()
     assert (x_adv - x).abs().max() > 0.15 / 2  # no linf step: it spends its budget where it pays
