@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clead import report
 from clead.config import Stage
+from clead.engine.gradients import add_gradients
 from clead.engine.loop import Fit, batches
 from clead.engine.optim import build_optimizer
 from clead.models import LinearHead, Model
@@ -58,7 +59,7 @@ def estimate(task: Fit) -> Estimate:
     for _, batch in itertools.islice(batches(task, 0, 0), MEASURED + 1) if task.epochs else ():
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(task.loss(batch).values())).sum().backward()
+        add_gradients(task.loss, batch, task.accumulate)
         optimizer.step()
         if task.labels.device.type == "cuda":
             torch.cuda.synchronize()

@@ -64,7 +64,7 @@ def pretraining(session: Session, model: Model) -> Fit:
     if config.speed.channels_last:
         module: Any = model  # torch leaves this form of ``to`` untyped
         module.to(memory_format=torch.channels_last)
-    computing = model.computing_in(config.speed.compute_dtype)
+    computing = model.computing_in(config.speed.compute_dtype, config.cache_batch or None)
     return Fit(
         stage="pretrain",
         model=model,
@@ -78,6 +78,7 @@ def pretraining(session: Session, model: Model) -> Fit:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
+        accumulate=config.accumulate,
         on_nonfinite=config.on_nonfinite,
         meta=session.meta,
         method=session.method,

@@ -23,7 +23,7 @@ from clead import data, dry_run, report
 from clead.augment import find_augmentation
 from clead.callbacks import find_callback
 from clead.cli import Plan, config_values, default_recipe, plans, read_config
-from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
+from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig, require
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.engine.progress import Progress
@@ -46,8 +46,9 @@ _MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
-    *("data", "data_dir", "image_size", "train_samples", "epochs", "batch_size", "seed", "device", "threads", "impl"),
-    *("speed", "encoder", "evaluation", "checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic"),
+    *("data", "data_dir", "image_size", "train_samples", "epochs", "batch_size", "accumulate", "cache_batch", "seed"),
+    *("device", "threads", "impl", "speed", "encoder", "evaluation", "checkpoint_every", "checkpoint_minutes"),
+    *("on_nonfinite", "deterministic"),
 )
 
 
@@ -69,6 +70,8 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     """Read and check everything a run needs, and initialise its model; nothing is written."""
     config = plan.config
     method = find_method(plan.method)(config)
+    expected = f"1 with {plan.method}, whose loss moves the momentum encoder"
+    require(method.accumulates or config.accumulate == 1, "accumulate", expected, config.accumulate)
     _check_branches(plan, method)
     device = _device(config)
     if config.threads:

@@ -61,6 +61,34 @@ def test_an_executor_needs_something_to_run():
         train.main(["acl", *TINY, "--speed.no-fold", "--speed.executor", "graph"])
 
 
+def test_parts_and_chunks_of_a_batch(tmp_path):
+    flags, out = ["simclr", *SHORT, "--epochs", "1"], str(tmp_path / "run")
+    train.main([*flags, "--accumulate", "2", "--cache-batch", "8", "--out", out])
+    train.main([*flags, "--out", str(tmp_path / "plain")])
+    assert read_config(tmp_path / "run" / "config.json")[2].cache_batch == 8
+    assert len(losses(tmp_path / "run")) == 3 and losses(tmp_path / "run") != losses(tmp_path / "plain")
+    with pytest.raises(UserError, match="cannot resume with cache_batch 16, the run has 8"):
+        train.main(["simclr", "--resume", "--out", out, "--cache-batch", "16"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--accumulate", "3"], "accumulate must be a divisor of batch_size = 32, got 3"),
+        (["--accumulate", "0"], "accumulate must be a divisor of batch_size = 32, got 0"),
+        (["--accumulate", "32"], "accumulate must be at most half of batch_size, got 32"),
+        (["--accumulate", "2"], "accumulate must be 1 with dynacl, whose loss moves the momentum encoder, got 2"),
+        (["--cache-batch", "2"], "cache_batch must be 0 or at least 3, got 2"),
+        (["--cache-batch", "8", "--speed.no-fold"], r"cache_batch must be 0 without speed\.fold or with a"),
+        (["--cache-batch", "8", "--speed.executor", "graph"], r"speed\.executor other than eager, got 8"),
+    ],
+)
+def test_parts_and_chunks_that_cannot_be(flags, expected, tmp_path):
+    with pytest.raises(UserError, match=expected):
+        train.main(["dynacl", *SHORT, *flags, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_tf32_is_what_was_asked_for(precision, tmp_path):
     backends = (torch.backends.cudnn, torch.backends.cuda.matmul)

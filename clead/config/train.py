@@ -43,6 +43,11 @@ class TrainConfig:
     """Passes over the training split; 0 keeps the initial weights."""
     batch_size: int = 512
     """Images per step; a smaller last batch of an epoch is dropped."""
+    accumulate: int = 1
+    """Parts of a batch whose losses are differentiated one after the other; images contrast within their part only."""
+    cache_batch: int = 0
+    """Encode so many images at once, with the gradient of the whole batch's loss (GradCache); batch norm takes the
+    statistics of so many too; 0 encodes the batch at once."""
     seed: int = 0
     """Seed of every random stream."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -81,6 +86,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
         require(self.batch_size > 1, "batch_size", "at least 2", self.batch_size)
+        parts = self.accumulate > 0 and self.batch_size % self.accumulate == 0
+        require(parts, "accumulate", f"a divisor of batch_size = {self.batch_size}", self.accumulate)
+        require(self.batch_size >= 2 * self.accumulate, "accumulate", "at most half of batch_size", self.accumulate)
+        cached = self.cache_batch != 0
+        require(not cached or self.cache_batch >= 3, "cache_batch", "0 or at least 3", self.cache_batch)
+        executable = self.speed.fold and self.speed.executor == "eager"
+        expected = "0 without speed.fold or with a speed.executor other than eager"
+        require(executable or not cached, "cache_batch", expected, self.cache_batch)
         require(self.image_size is None or self.image_size > 0, "image_size", "above 0", self.image_size)
         require(self.train_samples is None or self.train_samples > 0, "train_samples", "above 0", self.train_samples)
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)

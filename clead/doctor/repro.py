@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from torch import Tensor, nn
 
 from clead.cli import config_of
 from clead.config import CLASSIFIER_STAGES, STAGES, Stage, TrainConfig
 from clead.engine.checkpoint import Checkpoint
+from clead.engine.gradients import add_gradients
 from clead.engine.guard import statistics
 from clead.errors import UserError, one_line
 from clead.loading import model_of
@@ -86,20 +86,19 @@ def _step(model: Model, method: Method[Any], config: TrainConfig, stage: Stage, 
     if stage in CLASSIFIER_STAGES:
         trained, loss = loss_of(model, stage, config.finetuning(stage), model.evaluation_branch, config.impl)
     else:
-        computing = model.computing_in(config.speed.compute_dtype)
+        computing = model.computing_in(config.speed.compute_dtype, config.cache_batch or None)
         trained, loss = model, lambda seen: method.training_loss(computing, seen)
     trained.train()
     first: list[str] = []
     hooks = [module.register_forward_hook(_watch(first, name)) for name, module in model.named_modules() if name]
-    terms = loss(batch)
-    torch.stack(list(terms.values())).sum().backward()
+    terms = add_gradients(loss, batch, 1 if stage in CLASSIFIER_STAGES else config.accumulate)
     for hook in hooks:
         hook.remove()
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     lines = [f"  images: {statistics(batch.images)}"]
     lines += [f"  weight {name}: {statistics(weight)}" for name, weight in model.named_parameters()]
     lines += [f"  gradient {name}: {statistics(gradient)}" for name, gradient in gradients.items()]
-    lines += [f"  loss {name}: {float(term.detach())}" for name, term in terms.items()]
+    lines += [f"  loss {name}: {float(term)}" for name, term in terms.items()]
     finite = all(bool(value.isfinite().all()) for value in (*terms.values(), *gradients.values()))
     where = f"the first layer to make numbers that are not finite is {first[0]}" if first else "all layers are finite"
     lines.append(f"  {'all is finite here' if finite else f'reproduced: {where}'}")

@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from clead.engine.files import write_atomic
+from clead.engine.gradients import add_gradients
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.methods.base import Batch
@@ -106,8 +107,7 @@ class Guard:
         """What is not finite, from doing the step once more, and how large its numbers are."""
         for weight in self._weights:
             weight.grad = None
-        terms = self.task.loss(batch)
-        torch.stack(list(terms.values())).sum().backward()
+        terms = add_gradients(self.task.loss, batch, self.task.accumulate)
         bad = [f"the loss term {name!r} must be finite, got {term.item()}" for name, term in terms.items()]
         bad = [text for text, term in zip(bad, terms.values(), strict=True) if not term.isfinite()]
         named = {name: p.grad for name, p in self.task.trained.named_parameters() if p.grad is not None}

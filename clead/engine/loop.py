@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clead.config import OnNonfinite, OptimizerConfig
 from clead.config import Stage as StageName
+from clead.engine.gradients import add_gradients
 from clead.engine.optim import build_optimizer, learning_rate
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
@@ -63,6 +64,7 @@ class Fit:
         seed: seed of the run.
         checkpoint_every: epochs between checkpoints.
         checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
+        accumulate: parts of a batch whose losses are differentiated one after the other.
         on_nonfinite: what a loss or gradient that is not finite does: stop, or skip the step and count it.
         meta: what a checkpoint says of the model.
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
@@ -84,6 +86,7 @@ class Fit:
     checkpoint_every: int
     meta: dict[str, object]
     checkpoint_minutes: float = 0.0
+    accumulate: int = 1
     on_nonfinite: OnNonfinite = "stop"
     method: Method[Any] | None = None
     unlabeled: Unlabeled | None = None
@@ -191,9 +194,7 @@ def _step(task: Fit, batch: Batch, training: Training, lr: float) -> dict[str, T
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     guard.before()
-    terms = task.loss(batch)
-    loss = torch.stack(list(terms.values())).sum()
-    loss.backward()
-    guard.after(batch.step, loss)
+    terms = add_gradients(task.loss, batch, task.accumulate)
+    guard.after(batch.step, torch.stack(list(terms.values())).sum())
     optimizer.step()
     return terms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -42,6 +42,18 @@ class Batch:
     unlabeled: Batch | None = None
     metrics: dict[str, Tensor] | None = None
 
+    def split(self, parts: int) -> list[Batch]:
+        """Consecutive parts of equal size, each with metrics of its own; their number must divide the batch."""
+        if parts == 1:
+            return [self]
+        tensors = zip(*(x.chunk(parts) for x in (self.images, self.labels, self.sample_ids)), strict=True)
+        others = [None] * parts if self.unlabeled is None else self.unlabeled.split(parts)
+        metrics = [None if self.metrics is None else dict[str, Tensor]() for _ in range(parts)]
+        return [
+            replace(self, images=images, labels=labels, sample_ids=ids, unlabeled=other, metrics=own)
+            for (images, labels, ids), other, own in zip(tensors, others, metrics, strict=True)
+        ]
+
     def rng(self, purpose: Purpose, view: int = 0) -> Rng:
         """The random stream of this batch for ``purpose``."""
         return Rng.create(self.seed, purpose, self.sample_ids, self.step).view(view)
@@ -58,12 +70,15 @@ class Method(ABC, Generic[C]):
         paper: where the method comes from.
         ops: the clead_kernels operators it calls, so that ``--impl`` can be checked before training.
         labelled: the loss reads labels.
+        accumulates: the loss may be called for several parts of a batch in one step; off where it moves what the method
+            keeps from one step to the next.
     """
 
     Config: ClassVar[type[TrainConfig]]
     paper: ClassVar[str]
     ops: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = True
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -46,6 +46,7 @@ class DynACL(ACL):
             require(0 <= self.reweighting <= 1, "reweighting", "in [0, 1]", self.reweighting)
             require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
 
+    accumulates = False  # the momentum encoder follows at the end of every loss
     paper = "Luo et al., ICLR 2023, arXiv:2303.01289"
     config: DynACL.Config
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm1d, BranchBatchNorm2d
+from clead.models.cached import cached_encoding
 from clead.models.digits import DigitsEncoder
 from clead.models.encoder import Encoder, torchvision_state_dict
 from clead.models.init import initialise
@@ -32,6 +33,7 @@ __all__ = [
     "ResNet",
     "View",
     "build_encoder",
+    "cached_encoding",
     "initialise",
     "torchvision_state_dict",
 ]

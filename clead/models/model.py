@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from clead.models.batch_norm import Branch
+from clead.models.cached import cached_encoding
 from clead.models.encoder import Encoder
 
 
@@ -19,19 +21,26 @@ class Model(nn.Module):
         heads: by name; ``projector`` and ``classifier`` are what ``embed`` and ``logits`` look for.
         compute_dtype: bfloat16 runs encoder and heads under autocast, with batch-norm statistics in float32; what
             comes out is float32. None computes in the dtype of the weights.
+        chunk: encode at most so many images at once, see ``cached_encoding``; a segment of images in one batch-norm
+            branch has chunks of its own, and heads see all features together. None encodes every batch at once.
     """
 
     def __init__(
-        self, encoder: Encoder, heads: Mapping[str, nn.Module], compute_dtype: torch.dtype | None = None
+        self,
+        encoder: Encoder,
+        heads: Mapping[str, nn.Module],
+        compute_dtype: torch.dtype | None = None,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
         self.compute_dtype = compute_dtype
+        self.chunk = chunk
 
-    def computing_in(self, dtype: torch.dtype | None) -> Model:
-        """A model of the very same modules that computes in another type."""
-        return Model(self.encoder, dict(self.heads.items()), dtype)
+    def computing_in(self, dtype: torch.dtype | None, chunk: int | None = None) -> Model:
+        """A model of the very same modules that computes in another type, and in chunks."""
+        return Model(self.encoder, dict(self.heads.items()), dtype, chunk)
 
     @property
     def evaluation_branch(self) -> str:
@@ -40,7 +49,15 @@ class Model(nn.Module):
 
     def features(self, x: Tensor, branch: Branch) -> Tensor:
         """Features [B, feature_dim] of images [B, C, H, W] in [0, 1]."""
-        return self._run(lambda: self.encoder(x, branch=branch), x.device)
+        if self.chunk is None or len(x) <= self.chunk:
+            return self._features(x, branch)
+        segments = ((branch, len(x)),) if isinstance(branch, str) else branch
+        streams = zip(torch.split(x, [size for _, size in segments]), segments, strict=True)
+        encoded = [
+            cached_encoding(self.encoder, stream, chunk=self.chunk, encode=partial(self._features, branch=name))
+            for stream, (name, _) in streams
+        ]
+        return torch.cat(encoded)
 
     def embed(self, x: Tensor, branch: Branch, head: str = "projector") -> Tensor:
         """Embeddings [B, D], not normalised, of images [B, C, H, W] in [0, 1]."""
@@ -57,6 +74,9 @@ class Model(nn.Module):
     def classify(self, features: Tensor, head: str = "classifier") -> Tensor:
         """Logits [B, num_classes] of features [B, feature_dim]."""
         return self._run(lambda: self._head(head)(features), features.device)
+
+    def _features(self, x: Tensor, branch: Branch) -> Tensor:
+        return self._run(lambda: self.encoder(x, branch=branch), x.device)
 
     def _run(self, module: Callable[[], Tensor], device: torch.device) -> Tensor:
         if self.compute_dtype is None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from clead import models
 from clead.attacks import runner
 from clead.config import SpeedConfig
 from clead.data import load_digits
@@ -20,7 +21,7 @@ PLAIN = SpeedConfig(fold=False)
 LEVERS = SpeedConfig(fold=True, channels_last=True)
 
 
-def step(name, speed, *, size=12, dtype=torch.float32, steps=2, moved=3):
+def step(name, speed, *, size=12, dtype=torch.float32, steps=2, moved=3, chunk=None):
     """Loss, gradients and state after ``moved`` steps without an update; weights and statistics like no others."""
     method = METHODS[name](replace(RECIPES[f"{name}_digits"].config, speed=speed))
     if hasattr(method.config, "attack"):
@@ -36,7 +37,7 @@ def step(name, speed, *, size=12, dtype=torch.float32, steps=2, moved=3):
     method.start_epoch(model, lambda samples: train.batch(samples).to(dtype), len(train), epoch=0)
     if speed.channels_last:
         model.to(memory_format=torch.channels_last)
-    computing = model.computing_in(speed.compute_dtype)
+    computing = model.computing_in(speed.compute_dtype, chunk)
     for number in range(moved):
         samples = torch.arange(size) + size * number
         batch = Batch(train.batch(samples).to(dtype), train.labels[samples], samples, number, seed=5, progress=0.3)
@@ -69,6 +70,26 @@ def test_in_float32_it_agrees_to_five_digits(name):
     # One step: where a gradient's sign hangs on its last bit, more of them would move a pixel by a whole step.
     found = differences(*(step(name, speed, steps=1, moved=1) for speed in (PLAIN, LEVERS)))
     assert max(found) < 1e-5
+
+
+def with_activations_kept(_, x, *, chunk, encode):
+    return torch.cat([encode(part) for part in x.tensor_split(-(-len(x) // chunk))])
+
+
+@pytest.mark.parametrize("name", ["simclr", "fnc", "adaptive_fnc", "acl", "clae"])
+def test_a_cached_step_is_that_of_chunks_whose_activations_are_kept(name, monkeypatch):
+    options = {"dtype": torch.float64, "steps": 1, "moved": 1, "chunk": 5}
+    cached = step(name, SpeedConfig(), **options)
+    monkeypatch.setattr(models.model, "cached_encoding", with_activations_kept)
+    assert max(differences(step(name, SpeedConfig(), **options), cached)) < 1e-11
+
+
+@pytest.mark.parametrize("name", ["simclr", "sup_con", "plain", "uel", "acl"])
+def test_a_cached_step_is_the_plain_one_where_batch_norm_mixes_no_images(name, monkeypatch):
+    monkeypatch.setattr(models.Model, "train", lambda model, mode=True: torch.nn.Module.train(model, False))
+    options = {"dtype": torch.float64, "steps": 1, "moved": 1}
+    plain, cached = (step(name, SpeedConfig(), chunk=chunk, **options) for chunk in (None, 5))
+    assert max(differences(plain, cached)) < 1e-11
 
 
 @pytest.mark.parametrize("name", ["simclr", "pgd_at", "acl", "rocl", "clead", "ascl", "advcl", "dynacl"])
