@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from . import rows, table
-from .cases import PARTS
+from .grids import PARTS
 from .run import Options, run
 
 RESULTS = Path(__file__).parent / "results"

@@ -221,8 +221,9 @@ def constraint(case: Perturb, inputs: Inputs, image: Tensor, *, exactly: bool) -
         wide, centre = image.float(), x.float()
         out_of_ball = float(torch.maximum(wide - (centre + case.eps), (centre - case.eps) - wide).max())
     else:
-        out_of_ball = float(truth.norms(image.double() - x.double()).max() / case.eps - 1 - 1e-6)
-        room *= math.sqrt(x[0].numel())
+        order = 2 if case.norm == "l2" else 1
+        out_of_ball = float(truth.norms(image.double() - x.double(), order).max() / case.eps - 1 - 1e-6)
+        room *= x[0].numel() ** (1 / order)
     return [Check("distance beyond [0, 1]", outside, room), Check("distance beyond the ball", out_of_ball, room)]
 
 

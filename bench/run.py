@@ -12,9 +12,10 @@ import torch
 
 from . import memory, rows, table, timing
 from .baselines import Unavailable
-from .cases import DTYPES, PARTS, Case, Perturb, grid
+from .cases import DTYPES, Case, Perturb
 from .contenders import Contender, contenders, taken
 from .gate import Gate, Verdict
+from .grids import PARTS, grid
 from .rows import Row
 from .work import Work
 

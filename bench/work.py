@@ -35,6 +35,22 @@ def prepare(contender: Contender, case: Case, inputs: Inputs) -> Work:
     Raises:
         Unavailable: it cannot run the case.
     """
+    work = _prepare(contender, case, inputs)
+    if contender.tf32:
+        work.stages = [partial(_in_tf32, stage) for stage in work.stages]
+    return work
+
+
+def _in_tf32(stage: Callable[[], object]) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        stage()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _prepare(contender: Contender, case: Case, inputs: Inputs) -> Work:
     built = contender.build(case, inputs)
     if contender.kind == "line":
         return Work(built, lambda: None)

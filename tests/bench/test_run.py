@@ -13,8 +13,9 @@ import torch
 import bench.run as harness
 from bench import baselines, memory, rows
 from bench.__main__ import main, parse
-from bench.cases import Loss, Perturb, Similarity, grid
+from bench.cases import Loss, Perturb, Similarity
 from bench.contenders import Contender, contenders
+from bench.grids import grid
 from bench.run import Options, run
 from clead_kernels import dispatch
 
