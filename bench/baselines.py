@@ -121,6 +121,32 @@ def products(case: Loss | Similarity, inputs: Inputs) -> list[Callable[[], objec
     return [forward, backward]
 
 
+def nothing(case: Case, inputs: Inputs) -> list[Callable[[], object]]:
+    """An ``autograd.Function`` that does nothing, forward and backward: what any operator costs its caller."""
+    assert inputs.upstream is not None
+    loss, upstream = torch.zeros_like(inputs.upstream), inputs.upstream
+    grads = tuple(torch.zeros_like(x) for x in inputs.leaves)
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *leaves: Tensor) -> Tensor:
+            return loss.view(())
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+            return grads
+
+    results: list[Tensor] = []
+
+    def forward() -> None:
+        results[:] = [Nothing.apply(*inputs.leaves)]
+
+    def backward() -> None:
+        torch.autograd.grad(results[0], inputs.leaves, upstream)
+
+    return [forward, backward]
+
+
 def traffic(case: Perturb, inputs: Inputs) -> list[Callable[[], object]]:
     """One elementwise operator that reads and writes as many images as the op must."""
     x_adv, grad, x = inputs.leaves

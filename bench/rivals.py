@@ -7,6 +7,7 @@ meet each other; at small temperatures that cancels, and then the gate says so.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -100,19 +101,18 @@ def metric_learning(*leaves: Tensor, case: Loss, labels: Tensor | None, reductio
     return rows
 
 
-def foolbox(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    """What foolbox's projected gradient descent does before and after the gradient."""
+def foolbox(attack: Any, x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
+    """What its projected gradient descent does before and after the gradient."""
     import eagerpy
-    from foolbox import attacks
 
-    attack = (attacks.LinfPGD if case.norm == "linf" else attacks.L2PGD)()
     moved, gradient, start = (eagerpy.astensor(v) for v in (x_adv, grad, x))
     if case.op == "random_start_":
-        started: Tensor = attack.get_random_start(start, case.eps).clip(0, 1).raw
-        return started
+        moved = attack.get_random_start(start, case.eps)
     if case.op == "pgd_step_":
         moved = moved + case.step_size * attack.normalize(gradient, x=moved, bounds=(0, 1))
-    image: Tensor = attack.project(moved, start, case.eps).clip(0, 1).raw
+    if case.op != "random_start_":
+        moved = attack.project(moved, start, case.eps)
+    image: Tensor = moved.clip(0, 1).raw
     return image
 
 
@@ -157,7 +157,11 @@ def attack_step(case: Case, inputs: Inputs) -> Callable[..., Any]:
     if case.norm == "l1":
         raise Unavailable("shrinks an l1 perturbation instead of projecting it")
     _installed("foolbox")
-    return bound(foolbox, case, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        from foolbox import attacks
+    attack = (attacks.LinfPGD if case.norm == "linf" else attacks.L2PGD)()
+    return bound(partial(foolbox, attack), case, inputs)
 
 
 def _installed(package: str) -> None:
