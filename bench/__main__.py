@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from . import rows, table
-from .cases import PARTS
+from .grids import PARTS
 from .run import Options, run
 
 RESULTS = Path(__file__).parent / "results"
+CLOCKS = ("wall", "device", "graph")
+"""What a caller waits; what the device takes, by events; the same by CUDA graphs over inputs that no cache holds."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -21,6 +23,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "parts", nargs="*", choices=[*PARTS, "steps", []], metavar="PART", help=f"{', '.join(PARTS)}: all; or steps"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, no compiler: under a minute")
+    parser.add_argument("--full", action="store_true", help="the full grid: hours")
+    parser.add_argument("--rows", type=int, metavar="N", help="no case with more than N x N pairs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument(
         "--csv", type=Path, nargs="?", const=RESULTS, metavar="DIR", help="append to DIR/<device>/<op>.csv (%(const)s)"
@@ -31,7 +35,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
     parser.add_argument("--minutes", type=float, metavar="M", help="start no case after that")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--clock", choices=("wall", "device"), help="device: events, L2 flushed; CUDA's default")
+    parser.add_argument(
+        "--clock", default=None, metavar="NAME[,NAME]", help=f"of {', '.join(CLOCKS)}; CUDA's default: wall,graph"
+    )
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="CSV or JSON files")
     options = parser.parse_args(arguments)
@@ -39,9 +45,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("steps, which are timed by themselves, cannot be combined with other parts")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
-    options.clock = options.clock or ("device" if options.device == "cuda" else "wall")
-    if options.clock == "device" and options.device == "cpu":
-        parser.error("--clock device needs --device cuda")
+    options.clocks = tuple((options.clock or ("wall,graph" if options.device == "cuda" else "wall")).split(","))
+    if unknown := set(options.clocks) - set(CLOCKS):
+        parser.error(f"--clock takes {', '.join(CLOCKS)}, got {', '.join(sorted(unknown))}")
+    if options.device == "cpu" and options.clocks != ("wall",):
+        parser.error("--clock device and graph need --device cuda")
     if options.threads < 1 or (options.minutes is not None and options.minutes <= 0):
         parser.error("--threads and --minutes must be positive")
     return options
@@ -62,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
                 parts=tuple(options.parts) or PARTS,
                 quick=options.quick,
                 device=options.device,
-                clock=options.clock,
+                clocks=options.clocks,
+                full=options.full,
+                most=options.rows,
                 threads=options.threads,
                 minutes=options.minutes,
                 impls=_names(options.impl),

@@ -1,7 +1,7 @@
-"""The rivals: what the papers' codes do, what a careful engineer writes, and the lines that bound both.
+"""What the papers' codes do, and the lines that bound every form.
 
-A rival of a loss is ``f(*leaves, case=, labels=, reduction=)``; of a perturbation ``f(x_adv, grad, x, case=)``, which
-returns the new image. ``Unavailable`` says in one sentence why a rival cannot run a case.
+A rival of a loss is ``f(*leaves, case=, labels=, reduction=)``; ``Unavailable`` says in one sentence why one cannot run
+a case.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import images
 from .cases import SIGMOID_BIAS, Case, Inputs, Loss, Perturb, Similarity
 
 
@@ -89,71 +90,6 @@ def eager_instance_margin(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | 
     return rows.mean() if reduction == "mean" else rows
 
 
-# --- a careful eager form --------------------------------------------------------------------------------------------
-
-
-def careful_nt_xent(x: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
-    """Temperature folded into the rows, the diagonal filled in place, positives from the rows, one logsumexp."""
-    x = F.normalize(x, dim=1) * case.temperature**-0.5
-    scores = x @ x.t()
-    half = x.shape[0] // 2
-    if case.threshold is not None:
-        cancelled = scores.detach() > case.threshold / case.temperature
-        cancelled.diagonal(half).fill_(False)
-        cancelled.diagonal(-half).fill_(False)
-        cancelled.fill_diagonal_(True)
-        scores = scores.masked_fill_(cancelled, -torch.inf)
-    else:
-        scores = scores.fill_diagonal_(-torch.inf)
-    rows = scores.logsumexp(1) - (x * x.roll(half, 0)).sum(1)
-    return rows.mean() if reduction == "mean" else rows
-
-
-def careful_sup_con(x: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
-    """Positives from sums over classes: no mask of pairs."""
-    assert labels is not None
-    x = F.normalize(x, dim=1) * case.temperature**-0.5
-    sums = x.new_zeros(case.classes, x.shape[1]).index_add(0, labels, x)
-    count = torch.bincount(labels, minlength=case.classes)[labels] - 1
-    positives = ((sums[labels] - x) * x).sum(1) / count
-    rows = (x @ x.t()).fill_diagonal_(-torch.inf).logsumexp(1) - positives
-    return rows.mean() if reduction == "mean" else rows
-
-
-def careful_info_nce(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
-    a, b = F.normalize(a, dim=1) / case.temperature, F.normalize(b, dim=1)
-    rows = (a @ b.t()).logsumexp(1) - (a * b[: a.shape[0]]).sum(1)
-    return rows.mean() if reduction == "mean" else rows
-
-
-def careful_clip(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
-    a, b = F.normalize(a, dim=1) / case.temperature, F.normalize(b, dim=1)
-    scores = a @ b.t()
-    rows = (scores.logsumexp(1) + scores.logsumexp(0)) / 2 - (a * b).sum(1)
-    return rows.mean() if reduction == "mean" else rows
-
-
-def linear_cross_entropy(*leaves: Tensor, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
-    """PyTorch's chunked form, which never holds the whole matrix of logits."""
-    function: Any = F.linear_cross_entropy
-    options = torch.nn.LinearCrossEntropyOptions()
-    a, b = (F.normalize(x, dim=1) for x in leaves)
-    target = torch.arange(a.shape[0], device=a.device)
-    loss: Tensor = function(a / case.temperature, b, target, reduction=reduction, options=options)
-    if case.op == "clip_loss":
-        loss = (loss + function(b / case.temperature, a, target, reduction=reduction, options=options)) / 2
-    return loss
-
-
-def check_linear_cross_entropy(case: Loss) -> None:
-    if not hasattr(F, "linear_cross_entropy"):
-        raise Unavailable(f"torch {torch.__version__} has no F.linear_cross_entropy")
-    if case.alone:
-        raise Unavailable("F.linear_cross_entropy cannot leave out the diagonal")
-    if case.op in ("sigmoid_loss", "instance_margin"):
-        raise Unavailable(f"{case.op} is no cross-entropy")
-
-
 # --- similarity ------------------------------------------------------------------------------------------------------
 
 
@@ -164,62 +100,6 @@ def eager_similarity(a: Tensor, b: Tensor, *, case: Similarity) -> Tensor:
 def eager_topk(queries: Tensor, bank: Tensor, *, case: Similarity) -> tuple[Tensor, Tensor]:
     best = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).t()).topk(case.k, dim=1)
     return best.values, best.indices
-
-
-# --- perturbations ---------------------------------------------------------------------------------------------------
-
-
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def eager_project(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    """As the attack loops of RoCL and of robustness toolboxes have it."""
-    if case.norm == "linf":
-        x_adv = torch.min(torch.max(x_adv, x - case.eps), x + case.eps)
-        return torch.clamp(x_adv, 0, 1)
-    delta = x_adv - x
-    norms = per_sample(delta.view(len(x), -1).norm(p=2, dim=1), x)
-    delta = delta * torch.min(case.eps / norms, torch.ones_like(norms))
-    return torch.clamp(x + delta, 0, 1)
-
-
-def eager_pgd_step(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    if case.norm == "linf":
-        moved = x_adv.detach() + case.step_size * torch.sign(grad.detach())
-    else:
-        norms = per_sample(grad.view(len(x), -1).norm(p=2, dim=1), x)
-        moved = x_adv.detach() + case.step_size * grad / norms
-    return eager_project(moved, grad, x, case=case)
-
-
-def eager_random_start(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    """Fresh noise of the global generator: other numbers than ours, from the same distribution."""
-    if case.norm == "linf":
-        delta = torch.empty_like(x).uniform_(-case.eps, case.eps)
-    else:
-        delta = torch.randn_like(x)
-        size = delta[0].numel()
-        radius = torch.rand(len(x), device=x.device).pow(1 / size).to(x.dtype) * case.eps
-        delta = delta * per_sample(radius / delta.view(len(x), -1).norm(p=2, dim=1), x)
-    return torch.clamp(x + delta, 0, 1)
-
-
-def careful_project(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    """In place, with the fewest passes that eager operators allow."""
-    if case.norm == "linf":
-        return torch.clamp(x_adv, x - case.eps, x + case.eps, out=x_adv).clamp_(0, 1)
-    delta = x_adv.sub_(x)
-    scale = (case.eps / torch.linalg.vector_norm(delta.flatten(1), dim=1)).clamp_(max=1)
-    return torch.addcmul(x, delta, per_sample(scale, x), out=x_adv).clamp_(0, 1)
-
-
-def careful_pgd_step(x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Perturb) -> Tensor:
-    if case.norm == "linf":
-        x_adv.add_(grad.sign(), alpha=case.step_size)
-    else:
-        x_adv.addcmul_(grad, per_sample(case.step_size / torch.linalg.vector_norm(grad.flatten(1), dim=1), x))
-    return careful_project(x_adv, grad, x, case=case)
 
 
 # --- lines: the least that such an op must do, and no more -----------------------------------------------------------
@@ -237,6 +117,32 @@ def products(case: Loss | Similarity, inputs: Inputs) -> list[Callable[[], objec
     def backward() -> None:
         torch.mm(grad, b, out=grad_a)
         torch.mm(grad.t(), a, out=grad_b)
+
+    return [forward, backward]
+
+
+def nothing(case: Case, inputs: Inputs) -> list[Callable[[], object]]:
+    """An ``autograd.Function`` that does nothing, forward and backward: what any operator costs its caller."""
+    assert inputs.upstream is not None
+    loss, upstream = torch.zeros_like(inputs.upstream), inputs.upstream
+    grads = tuple(torch.zeros_like(x) for x in inputs.leaves)
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *leaves: Tensor) -> Tensor:
+            return loss.view(())
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+            return grads
+
+    results: list[Tensor] = []
+
+    def forward() -> None:
+        results[:] = [Nothing.apply(*inputs.leaves)]
+
+    def backward() -> None:
+        torch.autograd.grad(results[0], inputs.leaves, upstream)
 
     return [forward, backward]
 
@@ -259,17 +165,7 @@ EAGER: dict[str, Callable[..., Any]] = {
     "instance_margin": eager_instance_margin,
     "similarity": eager_similarity,
     "similarity_topk": eager_topk,
-    "pgd_step_": eager_pgd_step,
-    "project_": eager_project,
-    "random_start_": eager_random_start,
-}
-CAREFUL: dict[str, Callable[..., Any]] = {
-    "nt_xent": careful_nt_xent,
-    "sup_con": careful_sup_con,
-    "info_nce": careful_info_nce,
-    "clip_loss": careful_clip,
-    "pgd_step_": careful_pgd_step,
-    "project_": careful_project,
+    **images.EAGER,
 }
 
 

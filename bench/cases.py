@@ -1,4 +1,4 @@
-"""What is timed: one dataclass per family of operators, with its inputs, its work, and the grids."""
+"""What is timed: one dataclass per family of operators, with its inputs and its work."""
 
 from __future__ import annotations
 
@@ -168,11 +168,16 @@ class Perturb:
 
     @property
     def eps(self) -> float:
-        return 8 / 255 if self.norm == "linf" else 0.5
+        return {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}[self.norm]
 
     @property
     def step_size(self) -> float:
         return self.eps / 4
+
+    @property
+    def moving(self) -> int:
+        """Coordinates that an l1 step moves, of the default sparsity."""
+        return max(1, int(0.01 * prod(self.shape[1:]) + 0.5))
 
     @property
     def reads(self) -> int:
@@ -203,7 +208,7 @@ class Perturb:
             x = 0.25 + 0.5 * x  # no bound cuts the ball, so that its distribution can be checked
         grad, delta = torch.randn(self.shape, generator=draw), torch.randn(self.shape, generator=draw)
         flat = delta.flatten(1)
-        size = flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
+        size = torch.linalg.vector_norm(flat, {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm], dim=1)
         reach = 2.0 if self.op == "project_" else 1.0
         x_adv = x + delta * (reach * self.eps / size).reshape(-1, *[1] * (x.ndim - 1))
         if self.op == "pgd_step_":
@@ -212,61 +217,3 @@ class Perturb:
 
 
 Case = Loss | Similarity | Perturb
-PARTS = ("loss", "perturb", "similarity")
-
-
-def grid(quick: bool, cuda: bool) -> list[Case]:
-    """The cases; a run that is cut short has the first of them: the cheap ones, in ``--quick`` the telling ones.
-
-    The parts take turns, each by size, so that a short run has something of all of them.
-    """
-    if quick:
-        return _quick()
-    cases = sorted(_standard(cuda), key=lambda case: (case.flops("full"), case.bytes("full")))
-    parts = [[case for case in cases if case.part == part] for part in PARTS]
-    turns = [(rank / len(part), case) for part in parts for rank, case in enumerate(part)]
-    return [case for _, case in sorted(turns, key=lambda turn: turn[0])]
-
-
-def _quick() -> list[Case]:
-    return [
-        Loss("nt_xent", 1024),
-        Perturb("pgd_step_", (512, 3, 32, 32)),
-        Perturb("pgd_step_", (512, 3, 32, 32), "l2"),
-        Loss("nt_xent", 1024, dtype="bf16"),
-        Similarity("similarity_topk", 256, 8192, k=10),
-        Loss("sup_con", 1000, classes=10, temperature=0.1),
-        Loss("info_nce", 256, columns=2048, temperature=0.1),
-        Loss("nt_xent", 512, temperature=0.1, classes=10, threshold=0.5),
-        Similarity("similarity", 512, 512),
-        Loss("clip_loss", 512, temperature=0.07),
-        Loss("sigmoid_loss", 512, temperature=0.1),
-        Loss("instance_margin", 512),
-        Perturb("project_", (128, 3, 32, 32), "l2"),
-        Perturb("random_start_", (128, 3, 32, 32)),
-    ]
-
-
-def _standard(cuda: bool) -> list[Case]:
-    sizes = (512, 1000, 1024, 4096, 8192, 16384, *((32768, 65536) if cuda else ()))
-    cases: list[Case] = [Loss("nt_xent", n, dtype=dtype) for n in sizes for dtype in ("fp32", "bf16")]
-    cases.append(Loss("instance_margin", 4096))  # in bfloat16 eager takes another one for the most similar candidate
-    for dtype in ("fp32", "bf16"):
-        cases += [
-            Loss("nt_xent", 4096, dim=512, dtype=dtype),
-            Loss("nt_xent", 4096, temperature=0.1, dtype=dtype, classes=100, threshold=0.5),
-            Loss("sup_con", 4096, temperature=0.1, dtype=dtype, classes=10),
-            Loss("sup_con", 4096, temperature=0.1, dtype=dtype, classes=100),
-            Loss("info_nce", 4096, temperature=0.1, dtype=dtype),
-            Loss("info_nce", 512, columns=65536, temperature=0.1, dtype=dtype),
-            Loss("clip_loss", 4096, temperature=0.07, dtype=dtype),
-            Loss("sigmoid_loss", 4096, temperature=0.1, dtype=dtype),
-            Similarity("similarity", 4096, 4096, dtype=dtype),
-            Similarity("similarity_topk", 1000, 50000, dtype=dtype, k=10),
-        ]
-        for norm in ("linf", "l2"):
-            shapes = ((512, 3, 32, 32), (256, 3, 64, 64), *(((64, 3, 224, 224),) if cuda else ((16, 3, 224, 224),)))
-            cases += [Perturb("pgd_step_", shape, norm, dtype) for shape in shapes]
-            cases += [Perturb(op, shapes[0], norm, dtype) for op in ("project_", "random_start_")]
-    # Added memory without the 4 GB matrix; on a CPU eager needs minutes and more memory than most have.
-    return cases if cuda else [*cases, Loss("nt_xent", 32768)]

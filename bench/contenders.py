@@ -13,9 +13,13 @@ import torch
 import clead_kernels
 from clead_kernels import dispatch
 
-from . import baselines
+from . import baselines, rivals
 from .baselines import Unavailable
+from .careful import CAREFUL
 from .cases import DTYPES, Case, Inputs, Loss, Perturb, Similarity
+
+LAUNCH_BOUND = 4096
+"""Up to so many rows the caller's overhead is worth a line of its own."""
 
 Kind = Literal["ours", "rival", "line"]
 
@@ -31,6 +35,7 @@ class Contender:
         dtype: set if it runs in another dtype than the case's.
         matrices: buffers as large as the matrix of pairs that are alive at once, about: what is tried only if it fits.
         compiled: its first call is a compilation.
+        tf32: its float32 products may round their operands to ten bits.
     """
 
     impl: str
@@ -39,6 +44,7 @@ class Contender:
     dtype: str | None = None
     matrices: float = 0.0
     compiled: bool = False
+    tf32: bool = False
 
 
 def contenders(case: Case) -> list[Contender]:
@@ -47,17 +53,25 @@ def contenders(case: Case) -> list[Contender]:
     found = [plain]
     if case.part == "loss" and case.dtype in ("bf16", "fp16"):
         found.append(Contender("eager_fp32", "rival", partial(_rival, baselines.EAGER), dtype="fp32", matrices=6))
-    compiled = baselines.CAREFUL if case.op in baselines.CAREFUL else baselines.EAGER
-    if case.op in baselines.CAREFUL:
-        found.append(Contender("careful", "rival", partial(_rival, baselines.CAREFUL), matrices=4))
-    found.append(Contender("compile", "rival", partial(_compiled, compiled), matrices=4, compiled=True))
-    if case.part == "loss":
-        found.append(Contender("linear_cross_entropy", "rival", _linear_cross_entropy))
+    if case.part == "loss" and case.dtype == "fp32":
+        found.append(Contender("eager_tf32", "rival", _in_tf32, matrices=6, tf32=True))
+    found.append(Contender("careful", "rival", partial(_rival, CAREFUL), matrices=4))
+    found.append(Contender("compile", "rival", partial(_compiled, "default"), matrices=4, compiled=True))
+    found.append(Contender("compile_graph", "rival", partial(_compiled, "reduce-overhead"), matrices=4, compiled=True))
+    if isinstance(case, Loss):
+        found += [Contender(name, "rival", partial(rivals.linear, name)) for name in rivals.LINEAR]
+        # NTXentLoss holds a matrix of positives x pairs: as many matrices as there are rows.
+        held = 8 if case.op == "sup_con" else 5 * case.rows
+        found.append(Contender("pytorch_metric_learning", "rival", rivals.pairs, matrices=held))
+    if isinstance(case, Perturb):
+        found.append(Contender("foolbox", "rival", rivals.attack_step))
     found.append(
         Contender("traffic", "line", baselines.traffic)  # type: ignore[arg-type]  # Perturb, by the condition
         if isinstance(case, Perturb)
         else Contender("products", "line", baselines.products, matrices=2)  # type: ignore[arg-type]
     )
+    if isinstance(case, Loss) and case.rows <= LAUNCH_BOUND:
+        found.append(Contender("empty", "line", baselines.nothing))
     # Read from the table at run time: a kernel that enters it is measured without an edit here.
     for impl in dict.fromkeys(row.impl for row in dispatch.SUPPORT if row.op == case.op):
         found.append(Contender(impl, "ours", partial(_ours, impl), matrices=14 if impl == "reference" else 0))
@@ -73,16 +87,19 @@ def _rival(table: dict[str, Callable[..., Any]], case: Case, inputs: Inputs) -> 
     return baselines.bound(table[case.op], case, inputs)
 
 
-def _compiled(table: dict[str, Callable[..., Any]], case: Case, inputs: Inputs) -> Callable[..., Any]:
+def _in_tf32(case: Case, inputs: Inputs) -> Callable[..., Any]:
+    if not inputs.leaves[0].is_cuda:
+        raise Unavailable("needs a CUDA device")
+    return _rival(baselines.EAGER, case, inputs)
+
+
+def _compiled(mode: str, case: Case, inputs: Inputs) -> Callable[..., Any]:
+    if mode == "reduce-overhead" and not inputs.leaves[0].is_cuda:
+        raise Unavailable("needs a CUDA device")
     torch.compiler.reset()  # else a few cases later the recompile limit turns it silently into eager
-    function: Callable[..., Any] = torch.compile(baselines.bound(table[case.op], case, inputs), dynamic=False)
-    return function
-
-
-def _linear_cross_entropy(case: Case, inputs: Inputs) -> Callable[..., Any]:
-    assert isinstance(case, Loss)
-    baselines.check_linear_cross_entropy(case)
-    return baselines.bound(baselines.linear_cross_entropy, case, inputs)
+    function = baselines.bound(CAREFUL[case.op], case, inputs)
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, mode=mode)
+    return compiled
 
 
 def _ours(impl: str, case: Case, inputs: Inputs) -> Callable[..., Any]:

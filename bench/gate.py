@@ -108,10 +108,13 @@ class Gate:
         return Verdict(bars(found, None if plain else self._eager, slack, yardstick=plain)), work
 
     def _prepare(self, contender: Contender, seed: int) -> Work:
-        inputs = self.inputs[seed]
-        if contender.dtype is not None:
-            inputs = self.case.inputs(self.device, seed, contender.dtype)
-        return prepare(contender, self.case, inputs)
+        return prepare(contender, self.case, self.inputs_of(contender, seed))
+
+    def inputs_of(self, contender: Contender, seed: int) -> Inputs:
+        """The inputs of one seed in the contender's dtype."""
+        if contender.dtype is None:
+            return self.inputs[seed]
+        return self.case.inputs(self.device, seed, contender.dtype)
 
     def _measure(self, contender: Contender, first: Work) -> Quantities:
         found: Quantities = {}
@@ -138,17 +141,12 @@ class Gate:
         spread = rows.square().mean().sqrt()
         _quantity(found, "value mean", value).add(value.detach() - rows.mean() + spread, spread)
         if not contender.compiled:  # another reduction is another compilation
-            leaves = self._leaves(contender, seed)
+            leaves = self.inputs_of(contender, seed)
             with torch.no_grad():
                 each = contender.build(self.case, leaves)(*leaves.leaves, reduction="none")
             _quantity(found, "value", each).add(each, rows)
         for index, (grad, exact) in enumerate(zip(work.output["grads"], grads, strict=True)):
             _quantity(found, f"grad {index}", grad).add(grad, exact)
-
-    def _leaves(self, contender: Contender, seed: int) -> Inputs:
-        if contender.dtype is None:
-            return self.inputs[seed]
-        return self.case.inputs(self.device, seed, contender.dtype)
 
     def _add_similarity(self, found: Quantities, work: Work, seed: int) -> None:
         assert isinstance(self.case, Similarity)
@@ -221,8 +219,9 @@ def constraint(case: Perturb, inputs: Inputs, image: Tensor, *, exactly: bool) -
         wide, centre = image.float(), x.float()
         out_of_ball = float(torch.maximum(wide - (centre + case.eps), (centre - case.eps) - wide).max())
     else:
-        out_of_ball = float(truth.norms(image.double() - x.double()).max() / case.eps - 1 - 1e-6)
-        room *= math.sqrt(x[0].numel())
+        order = 2 if case.norm == "l2" else 1
+        out_of_ball = float(truth.norms(image.double() - x.double(), order).max() / case.eps - 1 - 1e-6)
+        room *= x[0].numel() ** (1 / order)
     return [Check("distance beyond [0, 1]", outside, room), Check("distance beyond the ball", out_of_ball, room)]
 
 

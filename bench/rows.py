@@ -25,10 +25,15 @@ COLUMNS = (
     *("op", "case", "impl", "mode", "p50_ms", "p20_ms", "p80_ms", "min_ms", "samples"),
     *("ratio_to_eager", "ratio_to_eager_fp32", "ratio_to_line", "peak_mb", "value_error", "grad_error"),
     *("reason", "kind", "auto", "dtype", "rows", "columns", "dim", "temperature", "flops", "bytes", "clock"),
+    *("executed", "of_products", "of_copy", "copy_rate", "product_rate", "exp_rate", "note"),
     *("device", "threads", "isa", "load", "python", "torch", "triton", "native", "cuda", "driver"),
     *("commit", "dirty", "date", "command"),
 )
-"""What every row has; empty where it has no meaning. ``peak_mb`` and errors are of the whole sample, not of a mode."""
+"""What every row has; empty where it has no meaning. ``peak_mb`` and errors are of the whole sample, not of a mode.
+
+``flops`` and ``bytes`` are those that the case needs, ``executed`` the operations that the implementation runs. Rates
+are those of the machine in the same run, per second; ``of_products`` and ``of_copy`` the parts of them achieved.
+"""
 
 
 def environment(device: str, threads: int) -> Row:

@@ -31,8 +31,9 @@ def results(rows: list[Row]) -> str:
     modes = [mode for mode in ("forward", "backward") if any(row["mode"] == mode for row in rows)]
     half = rows[0]["dtype"] in ("bf16", "fp16") and any(row["impl"] == "eager_fp32" for row in rows)
     line_name = next((row["impl"] for row in rows if row["kind"] == "line"), "line")
+    rated = [name for name in ("of_products", "of_copy") if any(row.get(name) for row in rows)][:1]
     head = ["impl", *(f"{mode} ms" for mode in modes), "full ms", "p20 .. p80", "min", "x eager"]
-    head += ["x fp32 eager"] * half + [f"x {line_name}", "peak MB", "value err", "grad err"]
+    head += ["x fp32 eager"] * half + [f"x {line_name}", *map(_words, rated), "peak MB", "value err", "grad err"]
     lines = [head]
     for row in rows:
         if row["mode"] != "full" or row["reason"]:
@@ -42,11 +43,17 @@ def results(rows: list[Row]) -> str:
         line += [milliseconds(row["p50_ms"]), f"{milliseconds(row['p20_ms'])} .. {milliseconds(row['p80_ms'])}"]
         line.append(milliseconds(row["min_ms"]))
         line += [_ratio(row["ratio_to_eager"])] + [_ratio(row["ratio_to_eager_fp32"])] * half
-        line += [_ratio(row["ratio_to_line"]), "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}"]
+        line += [_ratio(row["ratio_to_line"]), *(_part(row[name]) for name in rated)]
+        line += ["" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}"]
         lines.append(line + [_error(row["value_error"]), _error(row["grad_error"])])
-    refused = [f"{row['impl']}: {row['reason']}" for row in rows if row["reason"]]
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row["mode"] == "full" and (why := row["reason"] or row.get("note")):
+            told.setdefault(why, []).append(row["impl"])
+    refused = [f"{', '.join(impls)}: {why}" for why, impls in told.items()]
     text = [render(lines)] if len(lines) > 1 else []
-    return "\n".join([f"\n{rows[0]['op']}  {rows[0]['case']}", *text, *(f"  -- {line}" for line in refused)])
+    head = f"\n{rows[0]['op']}  {rows[0]['case']}" + f"  clock {rows[0]['clock']}" * (rows[0]["clock"] != "wall")
+    return "\n".join([head, *text, *(f"  -- {line}" for line in refused)])
 
 
 def compare(before: list[Row], after: list[Row]) -> str:
@@ -89,6 +96,14 @@ def _differing(before: list[Row], after: list[Row]) -> list[str]:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _part(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _error(value: float | None) -> str:

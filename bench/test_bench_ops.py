@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from bench.baselines import Unavailable
-from bench.cases import Case, grid
+from bench.cases import Case
 from bench.contenders import Contender, contenders
 from bench.gate import Gate
+from bench.grids import grid
 
 pytest.importorskip("pytest_benchmark")
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .cases import SIGMOID_BIAS, Inputs, Loss, Perturb, Similarity
 
-BLOCK = 2**22
-"""Pairs held at once."""
+BLOCK = {"cpu": 2**22, "cuda": 2**28}
+"""Pairs held at once; a device with little to do per launch takes many."""
 
 
 def loss(case: Loss, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
@@ -20,7 +20,7 @@ def loss(case: Loss, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
     directions = [(flat[0], flat[-1])] + ([(flat[-1], flat[0])] if case.op == "clip_loss" else [])
     weight = inputs.upstream.double() / case.rows / len(directions)
     rows = torch.zeros(case.rows, dtype=torch.float64, device=flat[0].device)
-    step = max(1, BLOCK // flat[-1].shape[0])
+    step = max(1, BLOCK[flat[-1].device.type] // flat[-1].shape[0])
     for a, b in directions:
         for start in range(0, case.rows, step):
             block = _rows(case, a, b, start, min(start + step, case.rows), inputs.labels)
@@ -69,7 +69,7 @@ def topk(case: Similarity, inputs: Inputs, indices: Tensor) -> tuple[Tensor, Ten
     """The k largest cosines of each query, and the cosines at ``indices``."""
     queries, bank = (x.detach().double() / x.detach().double().norm(dim=1, keepdim=True) for x in inputs.leaves)
     best, chosen = [], []
-    step = max(1, BLOCK // bank.shape[0])
+    step = max(1, BLOCK[bank.device.type] // bank.shape[0])
     for start in range(0, len(queries), step):
         scores = queries[start : start + step] @ bank.T
         best.append(scores.topk(case.k, dim=1).values)
@@ -80,17 +80,37 @@ def topk(case: Similarity, inputs: Inputs, indices: Tensor) -> tuple[Tensor, Ten
 def perturb(case: Perturb, inputs: Inputs) -> Tensor:
     """The image after a step or a projection."""
     x_adv, grad, x = (v.double() for v in inputs.leaves)
-    moves = case.op == "pgd_step_"
+    moved = x_adv + _move(case, x_adv, grad) if case.op == "pgd_step_" else x_adv
     if case.norm == "linf":
-        moved = x_adv + case.step_size * grad.sign() if moves else x_adv
         return moved.clamp(x - case.eps, x + case.eps).clamp(0, 1)
-    length = norms(grad)
-    moved = x_adv + case.step_size * grad / length if moves else x_adv
     delta = moved - x
-    return (x + delta / (norms(delta) / case.eps).clamp(min=1)).clamp(0, 1)
+    if case.norm == "l2":
+        return (x + delta / (norms(delta) / case.eps).clamp(min=1)).clamp(0, 1)
+    # The nearest point of ball and box: every coordinate shrinks by one length, the least that suffices.
+    room = torch.where(delta < 0, x, 1 - x)
+    low, high = torch.zeros_like(norms(delta)), delta.abs().flatten(1).amax(1).reshape(norms(delta).shape)
+    for _ in range(80):
+        middle = (low + high) / 2
+        beyond = norms(torch.minimum((delta.abs() - middle).clamp(min=0), room), 1) > case.eps
+        low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
+    shrink = torch.where(norms(torch.minimum(delta.abs(), room), 1) > case.eps, high, 0.0)
+    return x + delta.sign() * torch.minimum((delta.abs() - shrink).clamp(min=0), room)
 
 
-def norms(x: Tensor) -> Tensor:
-    """l2 norm of each sample, [B, 1, …]."""
-    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+def _move(case: Perturb, x_adv: Tensor, grad: Tensor) -> Tensor:
+    if case.norm == "linf":
+        return case.step_size * grad.sign()
+    if case.norm == "l2":
+        return case.step_size * grad / norms(grad)
+    # Of the coordinates that the box leaves free, those with the largest gradients, and all that tie with the last.
+    free = ((grad > 0) & (x_adv < 1)) | ((grad < 0) & (x_adv > 0))
+    size = torch.where(free, grad.abs(), 0.0)
+    least = size.flatten(1).sort(dim=1, descending=True).values[:, case.moving - 1]
+    chosen = free & (size >= least.reshape(norms(grad).shape))
+    return case.step_size * grad.sign() * chosen / norms(chosen.double(), 1)
+
+
+def norms(x: Tensor, order: float = 2) -> Tensor:
+    """Norm of each sample, [B, 1, …]."""
+    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), order, dim=1)
     return lengths.reshape(-1, *[1] * (x.ndim - 1))

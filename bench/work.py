@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .cases import Case, Inputs, Perturb, Similarity
 from .contenders import Contender
+from .timing import Replayed
 
 
 @dataclass
@@ -35,7 +36,45 @@ def prepare(contender: Contender, case: Case, inputs: Inputs) -> Work:
     Raises:
         Unavailable: it cannot run the case.
     """
+    return _prepare(contender, contender.build(case, inputs), case, inputs)
+
+
+def replayed(contender: Contender, case: Case, inputs: Inputs, copies: int) -> Replayed:
+    """``contender`` on ``copies`` of these inputs, as CUDA graphs; built once, since building may be compiling."""
     built = contender.build(case, inputs)
+    works = []
+    for _ in range(copies):
+        leaves = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs.leaves)
+        other = inputs._replace(leaves=leaves)
+        lines = contender.kind == "line"
+        works.append(_prepare(contender, contender.build(case, other) if lines else built, case, other))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for work in works:
+            work.once()
+            work.reset()
+    torch.cuda.current_stream().wait_stream(stream)
+    return Replayed(works)
+
+
+def _in_tf32(stage: Callable[[], object]) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        stage()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _prepare(contender: Contender, built: Any, case: Case, inputs: Inputs) -> Work:
+    work = _of_kind(contender, built, case, inputs)
+    if contender.tf32:
+        work.stages = [partial(_in_tf32, stage) for stage in work.stages]
+    return work
+
+
+def _of_kind(contender: Contender, built: Any, case: Case, inputs: Inputs) -> Work:
     if contender.kind == "line":
         return Work(built, lambda: None)
     if isinstance(case, Perturb):

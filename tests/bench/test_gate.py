@@ -27,6 +27,7 @@ OTHERS = [
     Similarity("similarity", 9, 17, dim=8),
     Similarity("similarity_topk", 9, 40, dim=8, k=5),
     *(Perturb(op, (4, 3, 8, 8), norm) for op in ("pgd_step_", "project_", "random_start_") for norm in ("linf", "l2")),
+    *(Perturb(op, (4, 3, 32, 32), "l1") for op in ("pgd_step_", "project_")),
 ]
 
 
@@ -64,7 +65,7 @@ def test_a_loss_by_hand():
 def test_blocks_and_gradients_of_the_truth(case, monkeypatch):
     inputs = case.inputs("cpu", seed=3, dtype="fp64")
     whole = truth.loss(case, inputs)
-    monkeypatch.setattr(truth, "BLOCK", 3 * 40)
+    monkeypatch.setitem(truth.BLOCK, "cpu", 3 * 40)
     torch.testing.assert_close(truth.loss(case, inputs), whole)
     mean = bound(EAGER[case.op], case, inputs)(*inputs.leaves, reduction="mean")
     grads = torch.autograd.grad(mean, inputs.leaves, inputs.upstream.double())

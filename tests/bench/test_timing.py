@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from bench.timing import WallClock, interleave, plan, schedule, summarize
+from bench.timing import Replayed, WallClock, interleave, plan, schedule, summarize
 
 pytestmark = pytest.mark.kernels
 
@@ -119,6 +119,23 @@ def test_garbage_collection_is_off_during_samples_and_on_again():
     with pytest.raises(ZeroDivisionError):
         interleave({"a": Broken()}, WallClock(), seconds=0.01)
     assert gc.isenabled()
+
+
+def test_graphs_replay_every_copy_once_a_stage():
+    time = FakeTime()
+    runs = [FakeRun(time, f"copy {number}", forever(0.003), 0.006) for number in range(3)]
+    captured = []
+
+    def capture(stages):
+        captured.append(len(stages))
+        return lambda: [stage() for stage in stages]
+
+    both = Replayed(runs, capture)
+    assert captured == [3, 3]  # forward and backward, each over all copies
+    (sample,) = interleave({"a": both}, WallClock(time.now), seconds=9, fewest=1, most=1, now=lambda: 0.0)["a"]
+    assert sample == [pytest.approx(9.0), pytest.approx(18.0)]
+    assert time.log[-9:-3] == ["copy 0", "copy 1", "copy 2", "copy 0'", "copy 1'", "copy 2'"]
+    assert time.log[-3:] == ["reset"] * 3
 
 
 def test_quantiles_of_known_numbers():
