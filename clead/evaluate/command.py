@@ -18,12 +18,18 @@ from clead.engine.environment import environment
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
+from clead.evaluate.figures import EVERY, expand, folder_of, write_data
 from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened
 from clead.evaluate.outside import add_arguments
 from clead.evaluate.session import PROTOCOLS, Session, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
+from clead.protocols.figure_data import FIGURE_DATA, NotApplicable
+
+_PROTOCOLS = (
+    f"{', '.join(PROTOCOLS)}; the data of one figure ({', '.join(FIGURE_DATA)}), or of {EVERY}, which is all of them"
+)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -43,7 +49,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, help="gradient steps of attacks that name none")
     add("--restarts", type=int, help="random restarts of our own attacks")
     add("--samples", type=int, help="only the first N test images; rows are flagged subset")
-    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join(PROTOCOLS))
+    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=_PROTOCOLS)
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
     add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
@@ -81,8 +87,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if eps < 0 or (arguments.norm == "linf" and eps > 1):
             raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
     for name in arguments.protocols:
-        if name not in PROTOCOLS:
-            raise UserError(f"--protocols must be of {', '.join(PROTOCOLS)}, got {name!r}")
+        if name not in (*PROTOCOLS, *FIGURE_DATA, EVERY):
+            raise UserError(f"--protocols must be of {', '.join((*PROTOCOLS, *FIGURE_DATA, EVERY))}, got {name!r}")
     if arguments.gap is not None and len(arguments.gap) != 2:
         raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -105,11 +111,14 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     console = report.output_console()
     todo = open_all(arguments)
+    figures = set(FIGURE_DATA) & set(expand(arguments.protocols))
     for name in arguments.gap or ():
         if name not in {opened.subject.key["run"] for opened in todo}:
             raise UserError(f"--gap must name runs that are evaluated, got {name!r}")
     for opened in todo:
         chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
+        if figures:
+            folder_of(opened)  # and so is a folder that no figure is drawn from
     versions = versions_of(arguments.device)
     session = Session(arguments, todo)
     folders = list(dict.fromkeys(folder.resolve() for opened in todo for folder in opened.folders))
@@ -132,7 +141,10 @@ def main(argv: list[str]) -> None:
             if (folder / "results.json").is_file():
                 write_csv(folder)
     show(todo, [row for row in rows if "accuracy" in row], console)
-    report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+    if rows:
+        report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+    if figures:
+        report.emit(console, f"python -m clead.report {' '.join(map(str, arguments.models))} draws the figures")
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:
@@ -154,7 +166,10 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
     """Every row that was asked for of one model, each on disk before the next is measured."""
     rows: list[Row] = []
     opened = with_suspicions(session, opened, console, versions)
-    for protocol in session.arguments.protocols:
+    for protocol in expand(session.arguments.protocols):
+        if protocol in FIGURE_DATA:
+            report.emit(console, compute(session, opened, protocol, console, versions))
+            continue
         todo = PROTOCOLS[protocol](session, opened)
         while True:
             waiting = f"{opened.subject.key['run']}: {protocol}, {len(rows)} rows done"
@@ -165,6 +180,19 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
             rows.append(record(opened, row, versions))
             report.emit(console, describe(row))
     return rows
+
+
+def compute(session: Session, opened: Opened, figure: str, console: Console, versions: str) -> str:
+    """Write the data of one figure; returns what to say of it. One that ``figures`` asked for may not exist."""
+    run = opened.subject.key["run"]
+    try:
+        with console.status(f"{run}: {figure}") if console.is_terminal else nullcontext():
+            path = write_data(opened, figure, session.radii(opened), versions)
+    except NotApplicable as error:
+        if figure in session.arguments.protocols:
+            raise UserError(f"{figure} {error}") from error
+        return f"{run} {figure}: left out, it {error}"
+    return f"{run} {figure}: {path}"
 
 
 def with_suspicions(session: Session, opened: Opened, console: Console, versions: str) -> Opened:
