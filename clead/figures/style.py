@@ -22,7 +22,7 @@ CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 # A figure is shown 350 pixels wide on a telephone: a point is four fifths of a pixel there.
 WIDTH = 6.0
 TITLE, TEXT, SMALL = 15, 12, 11
-SUBTITLE_LETTERS = 66  # of SMALL to a line
+TITLE_LETTERS, SUBTITLE_LETTERS = 48, 66  # to a line
 
 METHOD_NAMES = {"clead": "C-LEAD", "ce": "CE", "simclr": "SimCLR", "pgd_at": "PGD-AT"}
 MODEL_NAMES = {"undefended": "ce, no defence", "random": "random encoder"}
@@ -75,16 +75,17 @@ def data_name(rows: list[dict[str, Any]]) -> str:
 
 def new_figure(height: float, title: str, subtitle: str) -> Figure:
     """An empty figure, 6 inches wide, with a title over a subtitle above ``height`` inches of room."""
-    lines = textwrap.wrap(title, 48), textwrap.wrap(subtitle, SUBTITLE_LETTERS)
-    heads = [size / 72 * 1.25 * len(of) for size, of in zip((TITLE, SMALL), lines, strict=True)]
+    words = (title, TITLE, TITLE_LETTERS), (subtitle, SMALL, SUBTITLE_LETTERS)
+    lines = [textwrap.wrap(text, letters, break_on_hyphens=False) for text, _, letters in words]
+    heads = [size / 72 * 1.25 * len(of) for (_, size, _), of in zip(words, lines, strict=True)]
     total = height + sum(heads) + 0.2
     layout = ConstrainedLayoutEngine(rect=(0, 0, 1, height / total))
     figure = Figure(figsize=(WIDTH, total), layout=layout)
     # Names of runs may hold dollar signs, which are no mathematics.
-    words: dict[str, Any] = {"va": "top", "parse_math": False, "linespacing": 1.15}
-    figure.text(0.012, 1 - 0.06 / total, "\n".join(lines[0]), size=TITLE, weight="bold", color=INK, **words)
+    style: dict[str, Any] = {"va": "top", "parse_math": False, "linespacing": 1.15}
+    figure.text(0.012, 1 - 0.06 / total, "\n".join(lines[0]), size=TITLE, weight="bold", color=INK, **style)
     below = 1 - (0.06 + heads[0]) / total
-    figure.text(0.012, below, "\n".join(lines[1]), size=SMALL, color=FAINT, **words)
+    figure.text(0.012, below, "\n".join(lines[1]), size=SMALL, color=FAINT, **style)
     return figure
 
 

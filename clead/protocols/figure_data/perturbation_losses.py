@@ -21,7 +21,7 @@ KINDS = ("adversarial", "random")
 
 
 def perturbation_losses(look: Look) -> FigureData:
-    """``eps``, and of each of KINDS ``<kind>_contrastive`` and ``<kind>_cross_entropy``: float32 [E], means over images.
+    """``eps``, and of each of KINDS its ``…_contrastive`` and ``…_cross_entropy``: float32 [E], means over images.
 
     Perturbed images are kept in [0, 1]. A last batch of one image, which has no negatives, is left out.
     """
