@@ -19,6 +19,7 @@ from clead.engine.progress import Progress
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
+from clead.evaluate.figures import EVERY, expand, folder_of, write_data
 from clead.evaluate.finetuning import finetuned, settings_of, split_flags
 from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened
@@ -26,7 +27,14 @@ from clead.evaluate.outside import add_arguments
 from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
 from clead.protocols.catalogue import NORMS
+from clead.protocols.figure_data import FIGURE_DATA, NotApplicable
 from clead.sources import Sources
+
+_PROTOCOLS = (*PROTOCOLS, *CLASSIFIER_STAGES, *FIGURE_DATA, EVERY)
+_PROTOCOLS_HELP = (
+    f"{', '.join((*PROTOCOLS, *CLASSIFIER_STAGES))}; the data of one figure ({', '.join(FIGURE_DATA)}), or of {EVERY}, "
+    "which is all of them"
+)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,7 +54,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, help="gradient steps of attacks that name none")
     add("--restarts", type=int, help="random restarts of our own attacks")
     add("--samples", type=int, help="only N test images, the first (of a folder: evenly spread); flagged subset")
-    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=", ".join((*PROTOCOLS, *CLASSIFIER_STAGES)))
+    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=_PROTOCOLS_HELP)
     add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
     add("--comparisons", action="store_true", help="also the models that a run was compared with")
     add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
@@ -86,8 +94,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if eps < 0 or (arguments.norm == "linf" and eps > 1):
             raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
     for name in arguments.protocols:
-        if name not in (*PROTOCOLS, *CLASSIFIER_STAGES):
-            raise UserError(f"--protocols must be of {', '.join((*PROTOCOLS, *CLASSIFIER_STAGES))}, got {name!r}")
+        if name not in _PROTOCOLS:
+            raise UserError(f"--protocols must be of {', '.join(_PROTOCOLS)}, got {name!r}")
     for flag in (word for word in arguments.stage_flags if word.startswith("--")):
         stage = flag[2:].partition(".")[0].replace("-", "_")
         if stage not in arguments.protocols:
@@ -115,11 +123,14 @@ def main(argv: list[str]) -> None:
     console = report.output_console()
     sources = Sources()
     todo = open_all(arguments, sources)
+    figures = set(FIGURE_DATA) & set(expand(arguments.protocols))
     for name in arguments.gap or ():
         if name not in {opened.subject.key["run"] for opened in todo}:
             raise UserError(f"--gap must name runs that are evaluated, got {name!r}")
     for opened in todo:
         chosen_attacks(opened.config, arguments)  # a wrong name is an error before the first attack
+        if figures:
+            folder_of(opened)  # and so is a folder that no figure is drawn from
     versions = versions_of(arguments.device)
     session = Session(arguments, todo, sources)
     if arguments.stage_flags:
@@ -145,7 +156,10 @@ def main(argv: list[str]) -> None:
             if (folder / "results.json").is_file():
                 write_csv(folder)
     show(todo, [row for row in rows if "accuracy" in row], console)
-    report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+    if rows:
+        report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+    if figures:
+        report.emit(console, f"python -m clead.report {' '.join(map(str, arguments.models))} draws the figures")
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:
@@ -166,10 +180,13 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
 def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
     """Every row that was asked for of one model, each on disk before the next is measured."""
     rows: list[Row] = []
-    protocols = session.arguments.protocols
+    protocols = expand(session.arguments.protocols)
     if not set(protocols) <= set(CLASSIFIER_STAGES):  # they make classifiers of their own
         opened = with_suspicions(session, opened, console, versions)
     for protocol in protocols:
+        if protocol in FIGURE_DATA:
+            report.emit(console, compute(session, opened, protocol, console, versions))
+            continue
         if protocol in CLASSIFIER_STAGES:
             fitted = finetuned(session, opened, protocol, Progress(console))
             todo = attacks(session, with_suspicions(session, fitted, console, versions))
@@ -184,6 +201,19 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
             rows.append(record(opened, row, versions))
             report.emit(console, describe(row))
     return rows
+
+
+def compute(session: Session, opened: Opened, figure: str, console: Console, versions: str) -> str:
+    """Write the data of one figure; returns what to say of it. One that ``figures`` asked for may not exist."""
+    run = opened.subject.key["run"]
+    try:
+        with console.status(f"{run}: {figure}") if console.is_terminal else nullcontext():
+            path = write_data(opened, figure, session.radii(opened), versions)
+    except NotApplicable as error:
+        if figure in session.arguments.protocols:
+            raise UserError(f"{figure} {error}") from error
+        return f"{run} {figure}: left out, it {error}"
+    return f"{run} {figure}: {path}"
 
 
 def with_suspicions(session: Session, opened: Opened, console: Console, versions: str) -> Opened:

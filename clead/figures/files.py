@@ -25,7 +25,7 @@ from clead.errors import UserError, one_line
 
 COMPARISONS = ("undefended", "random")
 LARGEST = 1 << 28  # bytes of a JSON file; ours have some hundred kB
-PIXELS_PER_INCH = 200  # 1600 pixels for 8 inches: sharp where it is shown at 800
+PIXELS_PER_INCH = 240  # 1440 pixels for 6 inches: sharp on a desk and on a telephone
 
 
 class MissingFile(UserError):

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clead.figures.files import Examples, read_data, read_examples, read_method, write_figure
-from clead.figures.style import FAINT, INK, attack_name, format_eps, model_name, new_figure
+from clead.figures.style import FAINT, INK, SMALL, attack_name, format_eps, model_name, new_figure, subtitle
 
-MOST = 8
+MOST = 6
 RIGHT, WRONG = "#0072B2", "#D55E00"
 CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -33,16 +33,15 @@ def amplified(examples: Examples) -> NDArray[np.float32]:
 
 
 def figure(run: Path) -> Figure:
-    """Draw the first examples of ``run``, at most eight."""
+    """Draw the first examples of ``run``, at most six."""
     examples = read_examples(run)
     count = min(len(examples.labels), MOST)
     data = read_data(run)
     attack = f"{attack_name(examples.attack)} with eps {format_eps(examples.eps)}"
     title = f"{attack} on {model_name(examples.model, read_method(run))}"
     key = "above: true class, below: prediction (✗ wrong)"
-    subtitle = " · ".join(word for word in (data, key, run.name) if word)
     columns = max(count, 5)  # a single image need not fill the page
-    drawn = new_figure(0.75 + 3 * (7.0 / columns + 0.28), title, subtitle)
+    drawn = new_figure(0.3 + 3 * (5.0 / columns + 0.3), title, subtitle(data, key, run.name))
     images = (examples.clean, examples.adversarial, amplified(examples))
     predictions = (examples.clean_prediction, examples.adversarial_prediction, None)
     names = ("clean", f"attacked\neps {format_eps(examples.eps)}", f"difference\n× {amplification(examples)}")
@@ -53,17 +52,17 @@ def figure(run: Path) -> Figure:
             show(axes, batch[column], "gray" if row < 2 else "RdBu_r")
             label = int(examples.labels[column])
             if row == 0:
-                axes.set_title(class_name(data, label), size=9.5, color=INK, pad=4)
+                axes.set_title(class_name(data, label), size=SMALL, color=INK, pad=4)
             if predicted is not None:
                 prediction = int(predicted[column])
                 text, ink = class_name(data, prediction), RIGHT
                 if prediction != label:
                     text, ink = f"{text} ✗", WRONG
-                axes.set_xlabel(text, size=9.5, color=ink, labelpad=3)
+                axes.set_xlabel(text, size=SMALL, color=ink, labelpad=3)
             if column == 0:
-                axes.set_ylabel(name, size=9.5, color=INK)
+                axes.set_ylabel(name, size=SMALL, color=INK)
     meaning = "grey unchanged" if colour else "red brighter, blue darker, white unchanged"
-    drawn.supxlabel(f"difference × {amplification(examples)}: {meaning}", size=9, color=FAINT)
+    drawn.supxlabel(f"difference × {amplification(examples)}: {meaning}", size=SMALL, color=FAINT)
     return drawn
 
 

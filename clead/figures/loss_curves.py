@@ -12,11 +12,22 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from clead.figures.files import MissingFile, comparisons, read_data, read_method, read_metrics, write_figure
-from clead.figures.style import COLOURS, INK, STAGE_NAMES, model_name, new_figure, plain_axes
+from clead.figures.style import (
+    COLOURS,
+    INK,
+    STAGE_NAMES,
+    TEXT,
+    legend_below,
+    model_name,
+    new_figure,
+    panels,
+    plain_axes,
+    subtitle,
+)
 
 NO_LOSS = {"stage", "epoch", "step", "loss", "lr", "images_per_s", "seconds", "time"}
 TERM_STYLES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (2, 3)))
-PANELS_PER_ROW = 2
+PANEL = 3.2  # inches
 LONG = 80  # points from which on a curve is smoothed
 LOG_RATIO = 30.0
 
@@ -65,12 +76,9 @@ def figure(run: Path) -> Figure:
     stages = list(dict.fromkeys(stage for found in models.values() for stage in found))
     if not stages:
         raise MissingFile(f"{run / 'metrics.jsonl'}: expected at least one line with a loss, found none")
-    columns = min(len(stages), PANELS_PER_ROW)
-    lines = -(-len(stages) // columns)
-    subtitle = " · ".join(word for word in (read_data(run), "each model's own training objective", run.name) if word)
-    drawn = new_figure(1.0 + 3.0 * lines, "Training loss", subtitle)
-    for index, stage in enumerate(stages):
-        axes = drawn.add_subplot(lines, columns, index + 1)
+    words = subtitle(read_data(run), "each model's own training objective", run.name)
+    drawn = new_figure(PANEL * len(stages), "Training loss", words)
+    for axes, stage in zip(panels(drawn, len(stages), columns=1), stages, strict=True):
         draw_stage(axes, stage, {model: found[stage] for model, found in models.items() if stage in found}, method)
     return drawn
 
@@ -93,11 +101,11 @@ def draw_stage(
             style = TERM_STYLES[index % len(TERM_STYLES)]
             axes.plot(steps, shown, color=colour, linewidth=1.2, linestyle=style, label=f"{name}: {term}")
     scale(axes)
-    axes.set_title(STAGE_NAMES.get(stage, stage.replace("_", " ")), size=11, color=INK, loc="left")
+    axes.set_title(STAGE_NAMES.get(stage, stage.replace("_", " ")), size=TEXT, color=INK, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel("optimiser step", color=INK)
-    axes.set_ylabel("loss", color=INK)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.set_xlabel("optimiser step", color=INK, size=TEXT)
+    axes.set_ylabel("loss", color=INK, size=TEXT)
+    legend_below(axes)
 
 
 def scale(axes: Axes) -> None:

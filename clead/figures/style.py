@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,7 +12,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 # Okabe and Ito's colours, told apart by colour-blind readers, and a grey for the model that learnt nothing.
 COLOURS = {"trained": "#0072B2", "undefended": "#D55E00", "random": "#6F6F6F"}
 INK = "#222222"
-FAINT = "#777777"
+FAINT = "#666666"
+# Ten that stay apart for colour-blind readers, who have the markers too.
+CLASS_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D1F", "#7A3E9D", "#9A9A9A",
+)  # fmt: skip
+CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+# A figure is shown 350 pixels wide on a telephone: a point is four fifths of a pixel there.
+WIDTH = 6.0
+TITLE, TEXT, SMALL = 15, 12, 11
+TITLE_LETTERS, SUBTITLE_LETTERS = 48, 66  # to a line
 
 METHOD_NAMES = {"clead": "C-LEAD", "ce": "CE", "simclr": "SimCLR", "pgd_at": "PGD-AT"}
 MODEL_NAMES = {"undefended": "ce, no defence", "random": "random encoder"}
@@ -63,12 +74,18 @@ def data_name(rows: list[dict[str, Any]]) -> str:
 
 
 def new_figure(height: float, title: str, subtitle: str) -> Figure:
-    """An empty figure, 8 inches wide and ``height`` high, with a title over a subtitle at its top left."""
-    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.62 / height))
-    figure = Figure(figsize=(8, height), layout=layout)
+    """An empty figure, 6 inches wide, with a title over a subtitle above ``height`` inches of room."""
+    words = (title, TITLE, TITLE_LETTERS), (subtitle, SMALL, SUBTITLE_LETTERS)
+    lines = [textwrap.wrap(text, letters, break_on_hyphens=False) for text, _, letters in words]
+    heads = [size / 72 * 1.25 * len(of) for (_, size, _), of in zip(words, lines, strict=True)]
+    total = height + sum(heads) + 0.2
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, height / total))
+    figure = Figure(figsize=(WIDTH, total), layout=layout)
     # Names of runs may hold dollar signs, which are no mathematics.
-    figure.text(0.012, 1 - 0.10 / height, title, size=13, weight="bold", color=INK, va="top", parse_math=False)
-    figure.text(0.012, 1 - 0.38 / height, subtitle, size=9.5, color=FAINT, va="top", parse_math=False)
+    style: dict[str, Any] = {"va": "top", "parse_math": False, "linespacing": 1.15}
+    figure.text(0.012, 1 - 0.06 / total, "\n".join(lines[0]), size=TITLE, weight="bold", color=INK, **style)
+    below = 1 - (0.06 + heads[0]) / total
+    figure.text(0.012, below, "\n".join(lines[1]), size=SMALL, color=FAINT, **style)
     return figure
 
 
@@ -76,7 +93,25 @@ def plain_axes(axes: Axes) -> None:
     """Leave the left and bottom spines and a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=9.5)
+    axes.tick_params(colors=INK, labelsize=TEXT)
     axes.tick_params(axis="both", color=FAINT)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
+    """``count`` axes, as many in a row as ``columns``."""
+    columns = min(count, columns)
+    return [figure.add_subplot(-(-count // columns), columns, index + 1) for index in range(count)]
+
+
+def legend_below(axes: Axes) -> None:
+    """The names of the lines below the axes, where they hide none."""
+    long = max((len(name) for name in axes.get_legend_handles_labels()[1]), default=0) > 28
+    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.16), "ncols": 1 if long else 2}
+    axes.legend(**where, frameon=False, fontsize=SMALL, labelcolor=INK)
+
+
+def subtitle(*parts: str) -> str:
+    """The parts that say something, separated by dots."""
+    return " · ".join(part for part in parts if part)

@@ -35,8 +35,7 @@ def uniformity(z: Tensor) -> float:
 
     Over the N (N - 1) ordered pairs of different images.
     """
-    z = _unit(z)
-    total = sum(float(torch.exp(-2 * part.square()).sum()) for part in _distances(z))
+    total = sum(float(torch.exp(-2 * part.square()).sum()) for part in distances(z))
     pairs = len(z) * (len(z) - 1)
     return float(torch.tensor((total - len(z)) / pairs, dtype=torch.float64).log())
 
@@ -48,12 +47,11 @@ def class_distance_ratio(z: Tensor, labels: Tensor) -> float:
         z: encodings [N, d]; only their directions count.
         labels: int64 [N], two classes or more, one of them with two images.
     """
-    z = _unit(z)
     between = within = 0.0
-    for distances, own in zip(_distances(z), labels.split(_ROWS), strict=True):
+    for part, own in zip(distances(z), labels.split(_ROWS), strict=True):
         same = own[:, None] == labels[None]
-        within += float(distances[same].sum())  # each image is at 0 from itself
-        between += float(distances[~same].sum())
+        within += float(part[same].sum())  # each image is at 0 from itself
+        between += float(part[~same].sum())
     alike = int(labels.bincount().square().sum())
     return (between / (len(z) ** 2 - alike)) / (within / (alike - len(z)))
 
@@ -76,8 +74,9 @@ def _unit(z: Tensor) -> Tensor:
     return F.normalize(z.double(), dim=1)
 
 
-def _distances(z: Tensor) -> Iterator[Tensor]:
-    """The rows of the distances [N, N] between unit vectors, a few at a time; exactly 0 on the diagonal."""
+def distances(z: Tensor) -> Iterator[Tensor]:
+    """The rows of ||z_i - z_j||_2 [N, N], |z| = 1, in float64 and a few at a time; exactly 0 on the diagonal."""
+    z = _unit(z)
     for start in range(0, len(z), _ROWS):
         part = z[start : start + _ROWS]
         squared = (2 - 2 * part @ z.T).clamp(min=0)

@@ -71,11 +71,24 @@ def write_results(run, rows):
     (run / "results.json").write_text(json.dumps({"schema": 1, "results": rows}))
 
 
+def write_data(run, figure, tensors, model="trained", **facts):
+    """``figures/<figure>.safetensors`` as clead.evaluate writes it."""
+    (run / "figures").mkdir(parents=True, exist_ok=True)
+    common = {"schema": "1", "figure": figure, "model": model, "method": "clead", "data": "digits, test images"}
+    common |= {"classes": json.dumps([str(label) for label in range(10)]), "eps": "0.15"}
+    save_file(tensors, run / "figures" / f"{figure}.safetensors", common | facts)
+
+
 @pytest.fixture
 def synthetic():
     """The functions above; test modules cannot import a conftest."""
     return SimpleNamespace(
-        lines=lines, row=row, write_examples=write_examples, write_results=write_results, write_run=write_run
+        lines=lines,
+        row=row,
+        write_data=write_data,
+        write_examples=write_examples,
+        write_results=write_results,
+        write_run=write_run,
     )
 
 
