@@ -77,6 +77,33 @@ def rows():
 def not_numbers():
     return Odd(lambda logits: logits.log().sqrt())
 
+class Refuses(Redness):
+    def forward(self, x):
+        if len(x) > 2:
+            raise KeyError("too\\nmany")
+        return super().forward(x)
+
+def refuses():
+    return Refuses()
+
+class Detached(Redness):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+def detached():
+    return Detached()
+
+class Changes(Redness):
+    def forward(self, x):
+        return super().forward(x.mul_(0.5))
+
+def changes():
+    return Changes()
+
+def lazy():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+
 def leaves():
     raise SystemExit(0)
 
@@ -121,10 +148,14 @@ EXPECTED = r"expected float32 logits \[2, 2\] of images \[2, 3, 8, 8\], found "
     [
         ("theirs:other", "expected a function that returns a model, found AttributeError"),
         ("theirs:leaves", "expected a function that returns a model, found SystemExit: 0"),
+        ("theirs:lazy", "expected a model with weights, found layers that wait for their first images"),
         ("nowhere:build", "found ModuleNotFoundError"),
         (":build", "found ValueError: Empty module name"),
         ("builtins:dict", "expected a function that returns a torch.nn.Module, found dict"),
-        ("theirs:halved", EXPECTED + "RuntimeError: .*BFloat16"),
+        ("theirs:halved", r"expected logits of torch.float32 images \[2, 3, 8, 8\], found RuntimeError: .*BFloat16"),
+        ("theirs:changes", r"images \[2, 3, 8, 8\], found RuntimeError: a leaf Variable .* in-place"),
+        ("theirs:refuses", r"images \[20, 3, 8, 8\], found KeyError: 'too.*many'"),
+        ("theirs:detached", "expected logits with gradients for the images, found none"),
         ("theirs:dictionary", EXPECTED + "dict"),
         ("theirs:pair", EXPECTED + "tuple"),
         ("theirs:half_logits", EXPECTED + r"torch.bfloat16 \[2, 2\]"),
@@ -196,6 +227,8 @@ def test_an_official_encoder_gets_a_linear_classifier(images, official, tmp_path
     val = ["--data", "imagenet_val", "--data-dir", str(images), "--image-size", "7", "--out", str(tmp_path / "none")]
     with pytest.raises(UserError, match="acl.pt: expected labelled training images .* found none in --data"):
         main([str(official), "--format", "acl", *val])
+    with pytest.raises(UserError, match="--protocols knn needs training images, found none in imagenet_val"):
+        main([str(official), "--format", "acl", *val, "--protocols", "attacks,knn"])
 
 
 def test_an_encoder_and_its_classifier_in_files_of_their_own(images, tmp_path):

@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("steps", "restarts", "samples", "batch_size"):
+    for name in ("steps", "restarts", "samples", "batch_size", "image_size"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

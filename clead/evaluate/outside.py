@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from clead import data
 from clead.attacks import frozen
@@ -31,6 +33,8 @@ _LINEAR = LogisticRegressionConfig(
     optimizer=OptimizerConfig(lr=0.1, weight_decay=2e-4, schedule="step", milestones=(15 / 25, 20 / 25)),
 )
 
+_COMPARED_WITH_TRAINING = ("knn", "logistic_regression")
+
 
 def is_outside(path: Path, arguments: argparse.Namespace) -> bool:
     """Whether it is no run folder or checkpoint of ours."""
@@ -48,6 +52,9 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
             raise UserError(f"{path}: a model from outside needs --{name}")
     device, seed = torch.device(arguments.device), arguments.seed or 0
     splits = data.load(arguments.data, arguments.data_dir, image_size=arguments.image_size).to(device)
+    wanting = [name for name in arguments.protocols if name in _COMPARED_WITH_TRAINING]
+    if wanting and not len(splits.train):
+        raise UserError(f"--protocols {','.join(wanting)} needs training images, found none in {arguments.data}")
     module, name = _module(path, arguments).to(device).eval(), str(path) if _is_named(path) else path.stem
     protocol, branch = "end_to_end", None
     if isinstance(module, Model):
@@ -58,7 +65,7 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
             module.heads["classifier"] = _linear_classifier(path, module, branch, splits, seed)
         classifier = Classifier.of(module, branch)
     else:
-        classifier = Classifier(module, module)
+        classifier = Classifier(module, partial(_logits, path, module))
     _check_logits(path, classifier, splits)
     test = splits.test
     key: dict[str, Any] = {
@@ -102,6 +109,8 @@ def _call(name: str) -> nn.Module:
         raise UserError(f"{name}: expected a function that returns a model, found {said}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: expected a function that returns a torch.nn.Module, found {type(model).__name__}")
+    if any(map(is_lazy, model.parameters())):
+        raise UserError(f"{name}: expected a model with weights, found layers that wait for their first images")
     return model
 
 
@@ -127,19 +136,30 @@ def _linear_classifier(path: Path, model: Model, branch: str, splits: Splits, se
     return fit_linear(features, labels, splits.num_classes, _LINEAR, seed)
 
 
+def _logits(path: Path, module: nn.Module, x: Tensor) -> Tensor:
+    """What the module says of images [B, C, H, W]; it may be of the user's code, which may raise anything."""
+    try:
+        logits: Tensor = module(x)
+    except Exception as error:
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{path}: expected logits of {x.dtype} images {list(x.shape)}, found {said}") from error
+    return logits
+
+
 def _check_logits(path: Path, classifier: Classifier, splits: Splits) -> None:
     """Show the model two images, before anything is attacked or written."""
     images = splits.test.batch(torch.arange(min(2, len(splits.test)), device=splits.test.labels.device))
+    with frozen(classifier.module), torch.enable_grad():
+        logits: object = classifier.logits(images.requires_grad_())
     expected = f"{path}: expected float32 logits {[len(images), splits.num_classes]} of images {list(images.shape)}"
-    try:
-        with frozen(classifier.module), torch.no_grad():
-            logits: object = classifier.logits(images)
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(f"{expected}, found {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(logits, Tensor):
         raise UserError(f"{expected}, found {type(logits).__name__}")
     if logits.shape != (len(images), splits.num_classes) or logits.dtype not in (torch.float32, torch.float64):
         raise UserError(f"{expected}, found {logits.dtype} {list(logits.shape)}")
+    if not logits.requires_grad:  # or every attack would find it robust
+        raise UserError(
+            f"{path}: expected logits with gradients for the images, found none (no_grad, detach or numpy?)"
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,8 @@ def weights_of(path: Path, saved: Mapping[str, Any]) -> dict[str, Tensor]:
             break
     tensors = {key: value for key, value in saved.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path}: expected weights, found the keys {listed(map(str, saved))}")
+        found = f"the keys {listed(map(str, saved))}" if saved else "nothing"
+        raise UserError(f"{path}: expected weights, found {found}")
     odd = [key for key, value in tensors.items() if not _plain(value)]
     if odd:
         raise UserError(f"{path}: expected plain tensors, found other kinds for {listed(odd)}")

@@ -170,7 +170,8 @@ class Evil:
             lambda state: [state.pop(key) for key in list(state) if key.startswith("layer4")],
             "found (2, 2, 2, 0) blocks",
         ),
-        (lambda state: state.clear(), "expected weights, found the keys"),
+        (lambda state: state.clear(), "expected weights, found nothing"),
+        (lambda state: (state.clear(), state.update(a=1, b=2)), "expected weights, found the keys a; b"),
     ],
 )
 def test_what_does_not_fit_is_listed(change, message, tmp_path):
