@@ -1,11 +1,15 @@
 """The command: rows by contract, nothing lost, and one sentence for what the user can mend."""
 
 import csv
+import io
 import json
+import re
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from clead import report, train
 from clead.attacks import autoattack
@@ -17,7 +21,7 @@ from clead.engine.results import KEY
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
-from clead.evaluate import session
+from clead.evaluate import session, stage
 from clead.evaluate.table import headlines
 from clead.protocols import sweeps
 from clead.protocols.attempts import AttackSpec
@@ -279,3 +283,26 @@ def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypa
     with pytest.raises(UserError, match=r"need the library pyautoattack 0\.2\.0, found none"):
         evaluate.main([str(trained), "--attacks", "fgsm,square", "--eps", "0.1", "--samples", "9"])
     assert rows(trained) == before
+
+
+def test_a_terminal_shows_how_many_images_were_attacked(run, monkeypatch):
+    shown = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(report, "output_console", lambda: shown)
+    evaluate.main([str(run), "--attacks", "pgd5,pgd6", "--eps", "0.3", "--samples", "40", "--batch-size", "16"])
+    counts = [int(n) for n in re.findall(r"(\d+) images attacked", shown.file.getvalue())]
+    right = next(row["accuracy"] for row in rows(run) if row["name"] == "clean" and row["samples"] == 40) * 40
+    assert max(counts) == 2 * round(right)  # what is wrong already is not attacked
+
+
+def test_the_bar_of_a_training_ends_every_row_where_it_should():
+    seen = []
+    display = SimpleNamespace(update=lambda **values: seen.append((values["epoch"], values["step"], values["images"])))
+    bar = stage._Bar(display, [30, 30, 30])
+    bar.on_row()  # clean
+    bar.on_batch(20)
+    bar.on_batch(20)  # a restart: more images than the row has steps
+    bar.on_row()
+    bar.on_batch(5)  # the rest is broken already
+    bar.on_row()
+    bar.on_row()  # a headline
+    assert seen == [(1, 30, 0), (2, 50, 20), (2, 60, 20), (2, 60, 0), (3, 65, 5), (3, 90, 0), (3, 90, 0)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -187,19 +187,14 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
         if protocol in FIGURE_DATA:
             report.emit(console, compute(session, opened, protocol, console, versions))
             continue
+        looked_at, measure = opened, PROTOCOLS.get(protocol, attacks)
         if protocol in CLASSIFIER_STAGES:
             fitted = finetuned(session, opened, protocol, Progress(console))
-            todo = attacks(session, with_suspicions(session, fitted, console, versions))
-        else:
-            todo = PROTOCOLS[protocol](session, opened)
-        while True:
-            waiting = f"{opened.subject.key['run']}: {protocol}, {len(rows)} rows done"
-            with console.status(waiting) if console.is_terminal else nullcontext():
-                row = next(todo, None)
-            if row is None:
-                break
-            rows.append(record(opened, row, versions))
-            report.emit(console, describe(row))
+            looked_at = with_suspicions(session, fitted, console, versions)
+        with watched(looked_at, protocol, console) as shown:
+            for row in measure(session, shown):
+                rows.append(record(opened, row, versions))
+                report.emit(console, describe(row))
     return rows
 
 
@@ -214,6 +209,24 @@ def compute(session: Session, opened: Opened, figure: str, console: Console, ver
             raise UserError(f"{figure} {error}") from error
         return f"{run} {figure}: left out, it {error}"
     return f"{run} {figure}: {path}"
+
+
+@contextmanager
+def watched(opened: Opened, protocol: str, console: Console) -> Iterator[Opened]:
+    """The model, with a line on a terminal that counts the images attacked."""
+    if not console.is_terminal:
+        yield opened
+        return
+    label = f"{opened.subject.key['run']}: {protocol}"
+    with console.status(label) as status:
+        seen = 0
+
+        def on_batch(images: int) -> None:
+            nonlocal seen
+            seen += images
+            status.update(f"{label}, {seen:,} images attacked")
+
+        yield replace(opened, subject=replace(opened.subject, on_batch=on_batch))
 
 
 def with_suspicions(session: Session, opened: Opened, console: Console, versions: str) -> Opened:

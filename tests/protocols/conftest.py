@@ -27,6 +27,12 @@ def make_subject(module, images, labels, classes, **settings):
     return Subject("r", Classifier(module, module), dataset, samples, key, 3, **settings)
 
 
+@pytest.fixture(name="make_subject")
+def make_subject_fixture():
+    """(module, uint8 images, labels, number of classes) -> subject."""
+    return make_subject
+
+
 @pytest.fixture(scope="session")
 def linear():
     """A linear subject, and the margin |w·(x - 1/2)| of each image, in float64."""
