@@ -54,6 +54,10 @@ class Session:
         """The batch-norm branch of evaluation."""
         return self.config.encoder.bn.evaluation_branch
 
+    def selected_on_test(self, what: str) -> bool:
+        """Whether the test split chooses the epoch of ``what``, a stage or ``logistic_regression``."""
+        return self.config.paper_compat and what in self.method.selected_on_test
+
     @property
     def meta(self) -> dict[str, object]:
         """What a checkpoint says of the model."""
@@ -110,7 +114,16 @@ def pretraining(session: Session, model: Model) -> Fit:
         method=session.method,
         unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
         start_epoch=lambda epoch: session.method.start_epoch(model, train.batch, len(train), epoch),
+        score=(lambda: _neighbours(session, model)) if session.selected_on_test("pretrain") else None,
+        scored_on="test",
     )
+
+
+def _neighbours(session: Session, model: Model) -> float:
+    """The accuracy of nearest neighbours of the embeddings, on the test split."""
+    train, test, config = session.splits.train, session.splits.test, session.config
+    row = knn(model, train, test, config.knn, "embeddings", branch=session.branch, impl=config.impl, key={})
+    return float(row["accuracy"])
 
 
 def pretrain(session: Session, model: Model) -> None:
@@ -137,6 +150,7 @@ def fit_classifier(session: Session, stage: Stage) -> None:
         checkpoint_every=max(1, stage_config.epochs) if stage == "linear_eval" else config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         on_nonfinite=config.on_nonfinite,
+        on_test=session.selected_on_test(stage),
         folder=session.folder,
         progress=session.progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": stage_config.data or config.data}},
@@ -208,16 +222,29 @@ def probe(session: Session) -> None:
         if (f"logistic_regression_{on}", len(test), session.label) in there:
             continue  # the neighbours take a moment, this minutes
         row = logistic_regression(
-            model, train, test, config.logistic_regression, on, branch=session.branch, seed=config.seed, key=key
+            model,
+            train,
+            test,
+            config.logistic_regression,
+            on,
+            branch=session.branch,
+            seed=config.seed,
+            key=key,
+            on_test=session.selected_on_test("logistic_regression"),
         )
         _report(session, row, f" {row['protocol']}")
 
 
 def _report(session: Session, row: Row, protocol: str) -> None:
     """Store a row and say so."""
+    selected = session.method.selected_on_test if session.config.paper_compat else ()
+    flattered = any(what == "pretrain" or row["protocol"].startswith(what) for what in selected)
+    if flattered:
+        row = {**row, "flags": [*row["flags"], "selected_on_test"]}
     session.folder.add_results([row])
     at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-    session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}")
+    remark = ", of the epoch that is best on the test split (paper_compat)" if flattered else ""
+    session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}{remark}")
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -69,6 +69,7 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     config = plan.config
     method = find_method(plan.method)(config)
     _check_branches(plan, method)
+    _check_selection(plan, method)
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -123,6 +124,12 @@ def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> Non
         raise UserError(f"batch_size must be at most the {len(splits.train)} training samples, got {config.batch_size}")
     if method.labelled and bool((splits.train.labels < 0).any()):
         raise UserError(f"data must have a label for every training image with this method, got {config.data!r}")
+
+
+def _check_selection(plan: Plan, method: Method[Any]) -> None:
+    """Refuse to select as an official code did that selects nothing."""
+    if plan.config.paper_compat and not method.selected_on_test:
+        raise UserError(f"paper_compat must be off with {plan.method}, whose code selects nothing on the test split")
 
 
 def _check_probes(plan: Plan, model: Model) -> None:

@@ -172,6 +172,11 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         return max(self.config.clusters)
 
     @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The classifiers."""
+        return ("linear_eval", "adv_linear_eval", "adv_finetune")
+
+    @property
     def features_run(self) -> Path | None:
         """Whose features are clustered, if not its own."""
         return self.config.features_run

@@ -148,6 +148,15 @@ class Method(ABC, Generic[C]):
         return None
 
     @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """What ``paper_compat`` chooses the best epoch of on the test split, as the official code does.
+
+        Of ``pretrain`` (by the nearest neighbours of the embeddings), the classifier stages and
+        ``logistic_regression``; nothing for most methods.
+        """
+        return ()
+
+    @property
     def features_run(self) -> Path | None:
         """A finished run whose model the method needs, as ``features_model``; None for most methods."""
         return None

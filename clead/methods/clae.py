@@ -114,3 +114,9 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
     def trained_branches(self) -> tuple[str, ...]:
         """That of the views and that of the adversarial images."""
         return (self.clean_branch, self.adv_branch)
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The classifiers, and on all bases but SimCLR the encoder."""
+        classifiers = ("linear_eval", "logistic_regression")
+        return classifiers if self.config.base == "simclr" else ("pretrain", *classifiers)
