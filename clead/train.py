@@ -115,9 +115,10 @@ def _check_branches(plan: Plan, method: Method[Any]) -> None:
 
 def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
     """Refuse settings that do not fit the data, before the run folder is made."""
-    chosen = [find_augmentation(config.finetuning(name).augment) for name in CLASSIFIER_STAGES if name in config.stages]
-    for augmentation in (*method.augmentations, *chosen):
-        augmentation.check_channels(splits.in_channels)
+    method.check_images(torch.zeros(1, splits.in_channels, *splits.image_size))
+    for name in CLASSIFIER_STAGES:
+        if name in config.stages:
+            find_augmentation(config.finetuning(name).augment).check_channels(splits.in_channels)
     if len(splits.train) < method.min_samples:
         raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
     if config.batch_size > len(splits.train):

@@ -99,6 +99,11 @@ class Method(ABC, Generic[C]):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state_dict`` gave."""
 
+    def check_images(self, images: Tensor) -> None:
+        """Refuse data before training: a UserError where the settings do not fit its images [1, C, H, W]."""
+        for augmentation in self.augmentations:
+            augmentation.check_channels(images.shape[1])
+
     def perturb(
         self,
         model: nn.Module,
@@ -134,7 +139,7 @@ class Method(ABC, Generic[C]):
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """All augmentations it uses, to be checked against the data before training."""
+        """All augmentations it uses."""
         return (self.augment,)
 
     @property
