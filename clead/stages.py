@@ -16,10 +16,13 @@ from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.loading import InputSpec, load, model_meta
-from clead.methods import Method
+from clead.methods import Method, find_method
 from clead.models import Model
-from clead.protocols import finetune
+from clead.protocols import finetune, knn
 from clead.sources import Sources
+
+CHOSEN_ON_TEST = "selected_on_test"
+"""The flag of rows that ``chosen_on_test`` is true of."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Session:
         """The batch-norm branch of evaluation."""
         return self.config.encoder.bn.evaluation_branch
 
+    def selected_on_test(self, what: str) -> bool:
+        """Whether the test split chooses the epoch of ``what``, a stage or ``logistic_regression``."""
+        return what in selected_on_test(self.plan.method, self.config)
+
     @property
     def meta(self) -> dict[str, object]:
         """What a checkpoint says of the model."""
@@ -56,6 +63,16 @@ class Session:
         if checkpoint.latest(self.folder.checkpoints, stage) is None:
             raise UserError(f"{self.folder.path}: expected a checkpoint of {stage}, found none; run that stage first")
         return load(self.folder.path, stage=stage).to(self.device)
+
+
+def selected_on_test(method: str, config: TrainConfig) -> tuple[str, ...]:
+    """What the test split chooses the epoch of: nothing without ``paper_compat``."""
+    return find_method(method)(config).selected_on_test if config.paper_compat else ()
+
+
+def chosen_on_test(method: str, config: TrainConfig, protocol: str) -> bool:
+    """Whether the test split chose an epoch that the numbers of ``protocol`` rest on."""
+    return any(what == "pretrain" or protocol.startswith(what) for what in selected_on_test(method, config))
 
 
 def pretraining(session: Session, model: Model) -> Fit:
@@ -84,7 +101,16 @@ def pretraining(session: Session, model: Model) -> Fit:
         method=session.method,
         unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
         start_epoch=lambda epoch: session.method.start_epoch(model, train.batch, len(train), epoch),
+        score=(lambda: _neighbours(session, model)) if session.selected_on_test("pretrain") else None,
+        scored_on="test",
     )
+
+
+def _neighbours(session: Session, model: Model) -> float:
+    """The accuracy of nearest neighbours of the embeddings, on the test split."""
+    train, test, config = session.splits.train, session.splits.test, session.config
+    row = knn(model, train, test, config.knn, "embeddings", branch=session.branch, impl=config.impl, key={})
+    return float(row["accuracy"])
 
 
 def pretrain(session: Session, model: Model) -> None:
@@ -105,6 +131,7 @@ def fit_classifier(session: Session, stage: Stage) -> None:
         session.folder,
         session.progress,
         meta_of(session.plan.method, config, branch, session.splits),
+        on_test=session.selected_on_test(stage),
     )
 
 
@@ -124,6 +151,8 @@ def fit_on(
     folder: RunFolder,
     progress: Progress,
     meta: dict[str, object],
+    *,
+    on_test: bool,
 ) -> None:
     """Give ``model`` the classifier of one of CLASSIFIER_STAGES.
 
@@ -136,6 +165,7 @@ def fit_on(
         folder: gets checkpoints and metrics, and is continued from.
         progress: where to show progress.
         meta: what a checkpoint says of the encoder.
+        on_test: choose the epoch on the test split, see ``chosen_on_test``.
     """
     settings = config.finetuning(stage)
     finetune(
@@ -150,6 +180,7 @@ def fit_on(
         checkpoint_every=max(1, settings.epochs) if stage == "linear_eval" else config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         on_nonfinite=config.on_nonfinite,
+        on_test=on_test,
         folder=folder,
         progress=progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": settings.data or config.data}},

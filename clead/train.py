@@ -73,6 +73,7 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     expected = f"1 with {plan.method}, whose loss moves the momentum encoder"
     require(method.accumulates or config.accumulate == 1, "accumulate", expected, config.accumulate)
     _check_branches(plan, method)
+    _check_selection(plan, method)
     device = _device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -117,15 +118,22 @@ def _check_branches(plan: Plan, method: Method[Any]) -> None:
 
 def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
     """Refuse settings that do not fit the data, before the run folder is made."""
-    chosen = [find_augmentation(config.finetuning(name).augment) for name in CLASSIFIER_STAGES if name in config.stages]
-    for augmentation in (*method.augmentations, *chosen):
-        augmentation.check_channels(splits.in_channels)
+    method.check_images(torch.zeros(1, splits.in_channels, *splits.image_size))
+    for name in CLASSIFIER_STAGES:
+        if name in config.stages:
+            find_augmentation(config.finetuning(name).augment).check_channels(splits.in_channels)
     if len(splits.train) < method.min_samples:
         raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
     if config.batch_size > len(splits.train):
         raise UserError(f"batch_size must be at most the {len(splits.train)} training samples, got {config.batch_size}")
     if method.labelled and bool((splits.train.labels < 0).any()):
         raise UserError(f"data must have a label for every training image with this method, got {config.data!r}")
+
+
+def _check_selection(plan: Plan, method: Method[Any]) -> None:
+    """Refuse to select as an official code did that selects nothing."""
+    if plan.config.paper_compat and not method.selected_on_test:
+        raise UserError(f"paper_compat must be off with {plan.method}, whose code selects nothing on the test split")
 
 
 def _check_probes(plan: Plan, model: Model) -> None:

@@ -102,7 +102,7 @@ def test_what_is_trained_is_not_trained_again(run, monkeypatch):
     main(command)
     trained = []
     fit = finetuning.fit_on
-    monkeypatch.setattr(finetuning, "fit_on", lambda *args: (trained.append(args[1]), fit(*args)))
+    monkeypatch.setattr(finetuning, "fit_on", lambda *args, **more: (trained.append(args[1]), fit(*args, **more)))
     before = rows(run)
     steps = (run / "finetuned" / "main-linear_eval-digits" / "metrics.jsonl").read_text()
     main(command)

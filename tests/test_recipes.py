@@ -8,6 +8,7 @@ from clead.errors import UserError
 from clead.methods import METHODS
 from clead.models import ENCODERS
 from clead.recipes import RECIPES
+from clead.recipes import __main__ as command
 from clead.recipes.__main__ import main
 
 
@@ -50,6 +51,33 @@ def test_the_command_prints_them(capsys):
     main([])
     out = capsys.readouterr().out
     assert all(f"--recipe {name}\n" in out for name in RECIPES)
+
+
+def test_it_says_what_the_study_measured(capsys, tmp_path, monkeypatch):
+    def shown(name):
+        main(["show", name])
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  ours: "))
+
+    rows = [
+        {"method": "acl", "seed": seed, "clean": clean, "pgd20": 0.5, "few_labels": 0.25}
+        for seed, clean in ((0, 0.9), (1, 0.96))
+    ]
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "study.json").write_text(json.dumps({"schema": 1, "rows": rows}))
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    expected = (
+        "clean 93.0 (90.0 … 96.0), PGD-20 at eps 0.15 50.0 (50.0 … 50.0), two labels per class 25.0 (25.0 … 25.0)"
+    )
+    assert shown("acl_digits").startswith(f"  ours: {expected}; 2 seeds, ")
+    assert shown("rocl_digits") == shown("acl_cifar10") == "  ours: not measured"
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "none")
+    assert shown("acl_digits") == "  ours: in the folder results of a checkout, which is not here"
+
+
+def test_every_digits_recipe_has_been_measured(capsys):
+    for name in METHODS:
+        main(["show", f"{name}_digits"])
+        assert "3 seeds, results/digits" in capsys.readouterr().out
 
 
 def test_it_shows_one_with_all_its_settings(capsys):

@@ -135,7 +135,8 @@ class FinetuneConfig:
     def check(self, name: str) -> None:
         """Refuse impossible values; ``name`` is what the configuration calls this stage."""
         require(self.epochs >= 0, f"{name}.epochs", "at least 0", self.epochs)
-        require(self.batch_size > 0, f"{name}.batch_size", "above 0", self.batch_size)
+        least = 2 if name.endswith("finetune") else 1  # batch norm needs a second image
+        require(self.batch_size >= least, f"{name}.batch_size", f"at least {least}", self.batch_size)
         require(0 <= self.val_fraction < 1, f"{name}.val_fraction", "in [0, 1)", self.val_fraction)
 
 

@@ -74,6 +74,8 @@ class TrainConfig:
     logistic_regression: LogisticRegressionConfig = LogisticRegressionConfig()
     stages: tuple[Stage, ...] = ("pretrain", "linear_eval", "evaluate")
     """Stages to run, in order."""
+    paper_compat: bool = False
+    """Choose epochs by accuracy on the test split, where the method's official code does; all such rows say so."""
     compare: tuple[Comparison, ...] = ()
     """Models shown beside the trained one: undefended (ce for the same steps), random (untrained encoder)."""
     checkpoint_every: int = 10

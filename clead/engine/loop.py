@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class Fit:
         unlabeled: images of another data set, for batches to bring along.
         start_epoch: called with the number of every epoch (from 0) before its first step.
         score: called after every epoch, in eval mode; the result is what had the highest score. None keeps the last.
+        scored_on: the split whose accuracy that is.
     """
 
     stage: StageName
@@ -92,6 +93,7 @@ class Fit:
     unlabeled: Unlabeled | None = None
     start_epoch: Callable[[int], None] | None = None
     score: Callable[[], float] | None = None
+    scored_on: Literal["val", "test"] = "val"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -142,7 +142,7 @@ class Training:
         meta["environment"] = fingerprint(task.labels.device)
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
         if best.weights:
-            meta["selected"] = {"epoch": best.epoch, "val_accuracy": best.score}
+            meta["selected"] = {"epoch": best.epoch, f"{task.scored_on}_accuracy": best.score}
             if step < self.total:  # at the end the model itself has these weights
                 state["best"] = vars(best)
         if self.guard.skipped:

@@ -76,9 +76,9 @@ class Watch:
             self._warn("one step", f"step {step + 1}: {said}: catastrophic overfitting, see PGD's accuracy")
 
     def overfitting(self, epoch: int, score: float, best_epoch: int, best: float) -> None:
-        """A warning where the validation accuracy, under the attack of training if there is one, has fallen."""
+        """A warning where the held-out accuracy, under the attack of training if there is one, has fallen."""
         if score < best - FALLEN:
-            said = f"epoch {epoch}: validation accuracy is {score:.1%}, down from {best:.1%} after epoch {best_epoch}"
+            said = f"epoch {epoch}: held-out accuracy is {score:.1%}, down from {best:.1%} after epoch {best_epoch}"
             self._warn("overfitting", f"{said}; the weights of that epoch are kept")
 
     def _warn(self, kind: str, text: str) -> None:

@@ -243,7 +243,7 @@ def with_suspicions(session: Session, opened: Opened, console: Console, versions
         key = {**opened.subject.key, "run": run, "samples": len(opened.subject.samples), "versions": versions}
         add_entries(folder / "sanity.json", [{**key, "name": check.flag, **asdict(check)} for check in checks])
     suspicions = tuple(check.flag for check in checks if check.found)
-    return replace(opened, subject=replace(opened.subject, suspicions=suspicions))
+    return replace(opened, subject=replace(opened.subject, suspicions=(*opened.subject.suspicions, *suspicions)))
 
 
 def record(opened: Opened, row: Row, versions: str) -> Row:

@@ -22,7 +22,7 @@ from clead.evaluate.models import Opened, subject_of
 from clead.evaluate.session import Session
 from clead.loading import load
 from clead.models import Model
-from clead.stages import fit_on, meta_of
+from clead.stages import CHOSEN_ON_TEST, chosen_on_test, fit_on, meta_of, selected_on_test
 
 SCHEMA = 1
 
@@ -80,6 +80,8 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
     branches = opened.model.encoder.bn_config.branches
     if branch not in branches:
         raise UserError(f"{stage}.branch must be of {', '.join(branches)}, got {branch!r}")
+    of_method = opened.run is not None
+    on_test = of_method and stage in selected_on_test(opened.method, config)
     if opened.whole and opened.run is not None and _did(opened.run, stage, config, opened.config):
         model = load(opened.run, stage=stage).to(device)
     else:
@@ -92,7 +94,7 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
             if opened.run is not None:  # then it can be loaded, exported and resumed like any other run
                 own: Any = replace(config, stages=(stage, "evaluate"), compare=())
                 run.write_config(opened.method, "finetuned", config_values(own))
-            fit_on(model, stage, config, splits, branch, run, progress, meta)
+            fit_on(model, stage, config, splits, branch, run, progress, meta, on_test=on_test)
             run.finish_stage(stage)
     subject = subject_of(
         model,
@@ -108,6 +110,7 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
         },
         samples=session.arguments.samples,
         batch_size=session.arguments.batch_size,
+        flags=(CHOSEN_ON_TEST,) if of_method and chosen_on_test(opened.method, config, stage) else (),
     )
     return replace(opened, subject=subject, model=model, config=config, splits=splits)
 

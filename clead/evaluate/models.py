@@ -20,6 +20,7 @@ from clead.methods import find_method
 from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
 from clead.sources import Sources
+from clead.stages import CHOSEN_ON_TEST, chosen_on_test
 
 LABELS = ("undefended", "random")
 NEED_CLASSIFIER = {"attacks", "transfer", "corruptions", "sweep_eps", "sweep_steps"}
@@ -76,6 +77,7 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
     labelled = find_method(method).labelled
     dataset, splits = _data(config, stage, arguments, sources)
     splits = splits.to(device)
+    protocol = "end_to_end" if labelled and stage == "pretrain" else stage
     compared = run.resolve().parent.name == "comparisons" and run.resolve().name in LABELS
     name = f"{run.resolve().name}/{stage}-{int(step)}" if single else run.resolve().name
     subject = subject_of(
@@ -87,11 +89,12 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
         key={
             "run": name,
             "model": run.resolve().name if compared else "trained",
-            "protocol": "end_to_end" if labelled and stage == "pretrain" else stage,
+            "protocol": protocol,
             "dataset": dataset,
         },
         samples=arguments.samples,
         batch_size=arguments.batch_size,
+        flags=(CHOSEN_ON_TEST,) if chosen_on_test(method, config, protocol) else (),
     )
     if arguments.out:
         folders = [arguments.out]
@@ -112,6 +115,7 @@ def subject_of(
     key: dict[str, Any],
     samples: int | None,
     batch_size: int,
+    flags: tuple[str, ...] = (),
 ) -> Subject:
     """What the protocols look at in a model with a classifier.
 
@@ -124,11 +128,13 @@ def subject_of(
         key: what its rows share: run, model, protocol, dataset.
         samples: how many images; None for all.
         batch_size: images attacked at once.
+        flags: what every row must say.
     """
     fixed = {"bn_branch": branch, "split": "test", "seed": config.seed, "dtype": "float32"}
     classifier = Classifier.of(model, branch, getattr(config, "temperature", 0.5))
     looked_at = first_samples(test, samples)
-    return Subject(name, classifier, test, looked_at, {**key, **fixed}, config.seed, config.impl, batch_size=batch_size)
+    key, impl = {**key, **fixed}, config.impl
+    return Subject(name, classifier, test, looked_at, key, config.seed, impl, batch_size=batch_size, suspicions=flags)
 
 
 def first_samples(test: Dataset, count: int | None) -> Tensor:

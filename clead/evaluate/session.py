@@ -27,6 +27,7 @@ from clead.protocols.sanity import Check, quick_checks, thorough_checks
 from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
 from clead.protocols.transfer import Transfer, same_images
 from clead.sources import Sources
+from clead.stages import CHOSEN_ON_TEST, chosen_on_test
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ def neighbours(session: Session, opened: Opened) -> Iterator[Row]:
     model, common = _encoder(opened)
     for on in _encodings(opened):
         row = knn(model, config=opened.config.knn, on=on, impl=opened.subject.impl, **common)
-        yield {**row, "flags": opened.subject.flags}
+        yield _flagged(row, opened)
 
 
 def regressions(session: Session, opened: Opened) -> Iterator[Row]:
@@ -133,7 +134,14 @@ def regressions(session: Session, opened: Opened) -> Iterator[Row]:
     model, common = _encoder(opened)
     config, seed = opened.config.logistic_regression, opened.subject.seed
     for on in _encodings(opened):
-        yield {**logistic_regression(model, config=config, on=on, seed=seed, **common), "flags": opened.subject.flags}
+        yield _flagged(logistic_regression(model, config=config, on=on, seed=seed, **common), opened)
+
+
+def _flagged(row: Row, opened: Opened) -> Row:
+    """With the flags of the model, less what was said of its classifier alone."""
+    flags = [flag for flag in opened.subject.flags if flag != CHOSEN_ON_TEST]
+    chosen = chosen_on_test(opened.method, opened.config, row["protocol"])
+    return {**row, "flags": [*flags, *([CHOSEN_ON_TEST] if chosen else [])]}
 
 
 def _encoder(opened: Opened) -> tuple[Model, dict[str, Any]]:

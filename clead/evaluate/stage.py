@@ -26,7 +26,7 @@ from clead.protocols.robustness import attack_all, robustness
 from clead.protocols.sanity import quick_checks
 from clead.protocols.subject import Subject
 from clead.protocols.sweeps import eps_cases, sweep
-from clead.stages import Session
+from clead.stages import CHOSEN_ON_TEST, Session, chosen_on_test
 
 _EXAMPLES = 8
 
@@ -106,7 +106,7 @@ def _checked(session: Session, subject: Subject) -> Subject:
     found = [check for check in quick_checks(subject) if check.found]
     for check in found:
         session.progress.note(f"evaluate {session.label:<10} RED FLAG {check.flag}: {check.detail}")
-    return replace(subject, suspicions=tuple(check.flag for check in found))
+    return replace(subject, suspicions=(*subject.suspicions, *(check.flag for check in found)))
 
 
 def probe(session: Session) -> None:
@@ -126,16 +126,28 @@ def probe(session: Session) -> None:
         if (f"logistic_regression_{on}", len(test), session.label) in there:
             continue  # the neighbours take a moment, this minutes
         row = logistic_regression(
-            model, train, test, config.logistic_regression, on, branch=session.branch, seed=config.seed, key=key
+            model,
+            train,
+            test,
+            config.logistic_regression,
+            on,
+            branch=session.branch,
+            seed=config.seed,
+            key=key,
+            on_test=session.selected_on_test("logistic_regression"),
         )
         _report(session, row, f" {row['protocol']}")
 
 
 def _report(session: Session, row: Row, protocol: str) -> None:
     """Store a row and say so."""
+    flattered = chosen_on_test(session.plan.method, session.config, row["protocol"])
+    if flattered:
+        row = {**row, "flags": [*row["flags"], CHOSEN_ON_TEST]}
     session.folder.add_results([row])
     at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-    session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}")
+    remark = ", of the epoch that is best on the test split (paper_compat)" if flattered else ""
+    session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}{remark}")
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -161,6 +161,8 @@ def footer_of(grid: Grid, somewhere: list[Column], repeated: bool) -> list[str]:
     footer = ["; ".join(word for word in words if word)]
     if repeated:
         footer.append("Of rows that differ in seed, step size, restarts or dtype only, the lowest is shown.")
+    if any("selected_on_test" in (row.get("flags") or ()) for row in shown):
+        footer.append("Epochs were chosen on the test split, as the official code does: these numbers flatter.")
     for column in somewhere:
         has = [f"{name} {grid.text(line, column)}" for line, name in grid.lines.items() if (line, column) in grid.cells]
         footer.append(f"Not measured on every model: {column.title}: {', '.join(has)}")

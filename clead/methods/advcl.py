@@ -86,6 +86,11 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
         classifiers = {f"clusters_{k}": LinearHead(feature_dim, k) for k in self.config.clusters}
         return {**super().heads(feature_dim, num_classes), **classifiers}
 
+    def check_images(self, images: Tensor) -> None:
+        """Refuse too large a ``high_pass_radius`` too."""
+        super().check_images(images)
+        high_pass(images, self.config.high_pass_radius)
+
     def start_epoch(self, model: Model, images: Callable[[Tensor], Tensor], size: int, epoch: int) -> None:
         """Cluster the training split: ``pseudo_labels``, int64 [numbers of clusters, size]."""
         done = len(self.pseudo_labels) > 0
@@ -170,6 +175,11 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
     def min_samples(self) -> int:
         """An image for every cluster."""
         return max(self.config.clusters)
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The classifiers."""
+        return ("linear_eval", "adv_linear_eval", "adv_finetune")
 
     @property
     def features_run(self) -> Path | None:

@@ -114,6 +114,11 @@ class Method(ABC, Generic[C]):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state_dict`` gave."""
 
+    def check_images(self, images: Tensor) -> None:
+        """Refuse data before training: a UserError where the settings do not fit its images [1, C, H, W]."""
+        for augmentation in self.augmentations:
+            augmentation.check_channels(images.shape[1])
+
     def perturb(
         self,
         model: nn.Module,
@@ -149,7 +154,7 @@ class Method(ABC, Generic[C]):
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """All augmentations it uses, to be checked against the data before training."""
+        """All augmentations it uses."""
         return (self.augment,)
 
     @property
@@ -161,6 +166,15 @@ class Method(ABC, Generic[C]):
     def unlabeled_data(self) -> str | None:
         """A key of clead.data.DATASETS whose training images every batch brings along; None for most methods."""
         return None
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """What ``paper_compat`` chooses the best epoch of on the test split, as the official code does.
+
+        Of ``pretrain`` (by the nearest neighbours of the embeddings), the classifier stages and
+        ``logistic_regression``; nothing for most methods.
+        """
+        return ()
 
     @property
     def features_run(self) -> Path | None:

@@ -72,6 +72,11 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
         z_1, z_2, z_adv = model.embed(torch.cat([views, x_adv]), branch=streams).chunk(3)
         return {"clean": self.contrast(z_1, z_2).mean(), "adv": self.config.alpha * self.contrast(z_1, z_adv).mean()}
 
+    def check_images(self, images: Tensor) -> None:
+        """Refuse a ``channel_scale`` of other channels too."""
+        super().check_images(images)
+        self.scale(images)
+
     def adversary(self, model: Model, x: Tensor, batch: Batch) -> Tensor:
         """x + d [B, C, H, W] of large loss against x."""
         config = self.config
@@ -114,3 +119,9 @@ class CLAE(ContrastiveMethod["CLAE.Config"]):
     def trained_branches(self) -> tuple[str, ...]:
         """That of the views and that of the adversarial images."""
         return (self.clean_branch, self.adv_branch)
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The classifiers, and on all bases but SimCLR the encoder."""
+        classifiers = ("linear_eval", "logistic_regression")
+        return classifiers if self.config.base == "simclr" else ("pretrain", *classifiers)

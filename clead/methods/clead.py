@@ -24,10 +24,11 @@ class CLead(ContrastiveMethod["CLead.Config"]):
 
     Ghosh et al., "C-LEAD: Contrastive Learning for Enhanced Adversarial Defense", arXiv:2510.27249, eq. 2 and
     algorithm 1. What the paper leaves open is settled as follows: all attacks start from the view itself, or with
-    ``independent_views`` from a second view of the same image, and need no labels; PGD and FGSM ascend the InfoNCE term they will be trained on, FGSM in one step of eps without a random
-    start; CW ascends the instance margin max_{j != i} s_ij - s_ii inside the same linf ball (the paper indexes CW by
-    eps, so it must be bounded by eps), or inside an l2 ball; the anchors are fixed during the attack, batch norm is in
-    eval mode, and one set of batch-norm statistics serves all streams unless the encoder has an ``adv`` branch.
+    ``independent_views`` from a second view of the same image, and need no labels; PGD and FGSM ascend the InfoNCE term
+    they will be trained on, FGSM in one step of eps without a random start; CW ascends the instance margin max_{j != i}
+    s_ij - s_ii inside the same linf ball (the paper indexes CW by eps, so it must be bounded by eps), or inside an l2
+    ball; the anchors are fixed during the attack, batch norm is in eval mode, and one set of batch-norm statistics
+    serves all streams unless the encoder has an ``adv`` branch.
     """
 
     @dataclass(frozen=True)

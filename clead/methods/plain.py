@@ -34,3 +34,8 @@ class Plain(ContrastiveMethod["Plain.Config"]):
         """Eq. 5, both views in one forward pass."""
         q, p = model.embed(self.views(batch), branch=self.clean_branch).chunk(2)
         return {"info_nce": info_nce(q, p, temperature=self.config.temperature, impl=self.config.impl)}
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The encoder and the classifiers, in CLAE's code."""
+        return ("pretrain", "linear_eval", "logistic_regression")

@@ -39,3 +39,8 @@ class UEL(ContrastiveMethod["UEL.Config"]):
     def op_features(self) -> dict[str, str]:
         """The second term of the loss."""
         return {"spread": "yes"}
+
+    @property
+    def selected_on_test(self) -> tuple[str, ...]:
+        """The encoder and the classifiers, in CLAE's code."""
+        return ("pretrain", "linear_eval", "logistic_regression")

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from clead.data import Splits
+from clead.errors import UserError
 from clead.models import Model
 from clead.protocols.encode import encode
 from clead.rng import permutation
@@ -30,7 +31,16 @@ def few_labels(model: Model, splits: Splits, *, per_class: int, draws: int, bran
 
     Returns:
         Accuracy in [0, 1].
+
+    Raises:
+        UserError: a class has too few images.
     """
+    classes, members = splits.train.labels.unique(return_counts=True)
+    if int(members.min()) < per_class:
+        scarce, name = int(members.argmin()), splits.train.name
+        raise UserError(
+            f"{name}: expected {per_class} images or more of every class, found {members[scarce]} of {classes[scarce]}"
+        )
     model.eval()
     train, test = (encode(model, split, branch=branch).cpu().numpy() for split in (splits.train, splits.test))
     labels, truth = splits.train.labels.cpu(), splits.test.labels.cpu().numpy()

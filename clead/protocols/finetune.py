@@ -137,6 +137,7 @@ def finetune(
     meta: dict[str, object],
     checkpoint_minutes: float = 0.0,
     on_nonfinite: OnNonfinite = "stop",
+    on_test: bool = False,
 ) -> None:
     """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
 
@@ -156,6 +157,7 @@ def finetune(
         meta: what a checkpoint says of the model.
         checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
         on_nonfinite: what a loss or gradient that is not finite does.
+        on_test: the best epoch is chosen on ``test``, whatever ``config.select`` says.
     """
     model.eval()
     train = splits.train
@@ -168,6 +170,7 @@ def finetune(
     images: Callable[[Tensor], Tensor] = train.batch
     if on_features(stage, config):
         images = encode(model, train, branch=branch).__getitem__
+    chosen_on = splits.test if on_test else splits.val
     fit(
         Fit(
             stage=stage,
@@ -184,7 +187,8 @@ def finetune(
             checkpoint_minutes=checkpoint_minutes,
             on_nonfinite=on_nonfinite,
             meta=meta,
-            score=(lambda: task.accuracy(splits.val, seed)) if config.select == "best_val" else None,
+            score=(lambda: task.accuracy(chosen_on, seed)) if on_test or config.select == "best_val" else None,
+            scored_on="test" if on_test else "val",
         ),
         folder,
         progress,

@@ -1,13 +1,20 @@
-"""``python -m clead.recipes [show NAME]``: the recipes with their sources, the papers' numbers and their commands."""
+"""``python -m clead.recipes [show NAME]``: recipes with their sources, commands, and the papers' and our numbers."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from pathlib import Path
+from typing import Any
 
 from clead.cli import config_values
+from clead.engine.files import read_json
 from clead.errors import run_command
 from clead.recipes import RECIPES, Recipe, find_recipe
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+"""What ``python -m clead.study`` measured, in a checkout."""
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +38,27 @@ def _summary(recipe: Recipe) -> str:
     lines = [recipe.name, recipe.command, f"settings: {recipe.source}"]
     if recipe.paper:
         lines.append(f"paper: {recipe.paper}")
+    lines.append(f"ours: {_measured(recipe)}")
     return "\n  ".join(lines)
+
+
+def _measured(recipe: Recipe) -> str:
+    """Mean over seeds of what the study of this data set has of the recipe, smallest and largest in brackets."""
+    if not RESULTS.is_dir():
+        return "in the folder results of a checkout, which is not here"
+    file = RESULTS / recipe.config.data / "study.json"
+    rows: list[dict[str, Any]] = []
+    if file.is_file() and recipe.name == f"{recipe.method}_{recipe.config.data}":  # those are what a study trains
+        rows = [row for row in read_json(file, schema=1)["rows"] if row["method"] == recipe.method]
+    if not rows:
+        return "not measured"
+    names = {"clean": "clean", "pgd20": "PGD-20 at eps 0.15", "few_labels": "two labels per class"}
+    spreads = [f"{name} {_spread([100 * row[key] for row in rows])}" for key, name in names.items()]
+    return f"{', '.join(spreads)}; {len(rows)} seeds, {RESULTS.name}/{recipe.config.data}"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({min(values):.1f} … {max(values):.1f})"
 
 
 if __name__ == "__main__":

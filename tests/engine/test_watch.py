@@ -61,6 +61,6 @@ def test_falling_accuracy_is_told_once():
     for epoch, score in ((2, 0.58), (3, 0.5), (4, 0.4)):
         watch.overfitting(epoch, score, 1, 0.6)
     assert said == [
-        "warning: pretrain, epoch 3: validation accuracy is 50.0%, down from 60.0% after epoch 1; "
+        "warning: pretrain, epoch 3: held-out accuracy is 50.0%, down from 60.0% after epoch 1; "
         "the weights of that epoch are kept"
     ]

@@ -197,3 +197,4 @@ def test_too_large_a_radius_or_too_few_images_is_one_sentence(tmp_path):
         main([*command, str(tmp_path / "a"), "--high-pass-radius", "8", "--train-samples", "128"])
     with pytest.raises(UserError, match="need at least 500 training images, got 256"):
         main([*command, str(tmp_path / "b"), "--clusters", "2", "500", "--train-samples", "256"])
+    assert list(tmp_path.iterdir()) == []
