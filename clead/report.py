@@ -1,4 +1,4 @@
-"""``python -m clead.report RUN…``: the results table of one or several runs, and their figures."""
+"""``python -m clead.report RUN…``: the results table of one or several runs, their figures, and a page of all that."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from clead.figures import MissingFile, draw_all
 from clead.figures.files import read_compared, read_method, read_results, read_state
-from clead.figures.table import Column, Grid, Row, arrange
+from clead.figures.table import Column, Grid, Row, arrange, is_plain
 
 PLAIN_WIDTH = 100
 MOST_COLUMNS = 8  # more accuracies than this go into further tables below the first
@@ -120,7 +120,7 @@ def collect(runs: Sequence[Path]) -> tuple[list[Row], list[str]]:
             continue
         if any(row["run"] == of["run"] for row in found[:1] for of in rows):
             found = [row | {"run": str(run)} for row in found]
-        rows += found
+        rows += [row for row in found if is_plain(row)]
         missing = [model for model in ("trained", *read_compared(run)) if model not in {row["model"] for row in found}]
         if missing:
             notes.append(f"{run} ({state}) has no results of: {', '.join(missing)}")
@@ -142,17 +142,35 @@ def output_console() -> Console:
     return Console(width=PLAIN_WIDTH, color_system=None, force_terminal=False)
 
 
+def page_folder(runs: Sequence[Path]) -> Path:
+    """Where the page goes that was given no place: into the run, or beside several runs of one folder."""
+    folders = {run.resolve().parent for run in runs}
+    if len(runs) == 1:
+        return runs[0]
+    return folders.pop() if len(folders) == 1 else Path()
+
+
 def main(argv: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m clead.report", description="Print the results table of runs and draw their figures."
+        prog="python -m clead.report",
+        description="Print the results table of runs, draw their figures and write a page about them.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/clead-digits-s0")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--no-figures", action="store_true", help="print the table only")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the page; default the run, or the folder that holds all runs"
+    )
     arguments = parser.parse_args(argv)
     runs = list({run.resolve(): run for run in arguments.runs}.values())
-    show(runs, output_console(), figures=not arguments.no_figures, markdown=arguments.markdown)
+    console = output_console()
+    show(runs, console, figures=not arguments.no_figures, markdown=arguments.markdown)
+    if not arguments.no_figures:
+        from clead.summary import write_page  # the recipes, to compare with, bring torch along
+
+        for path in write_page(runs, arguments.out or page_folder(runs)):
+            emit(console, f"wrote {path}")
 
 
 if __name__ == "__main__":

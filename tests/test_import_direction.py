@@ -31,6 +31,7 @@ TOP = {
     "study",
     "dry_run",
     "report",
+    "summary",
     "export",
     "doctor",
     "callbacks",

@@ -33,7 +33,7 @@ def figure(run: Path) -> Figure:
     lines = group(rows, attack)
     shown = [row for line in lines.values() for row in line]
     title = f"Accuracy under {attack_name(attack)} against its radius"
-    drawn = new_figure(3.8, title, subtitle(data_name(shown), "band: 95% Wilson interval", run.name))
+    drawn = new_figure(4.2, title, subtitle(data_name(shown), "band: 95% Wilson interval", run.name))
     axes = drawn.add_subplot()
     plain_axes(axes)
     method = read_method(run)

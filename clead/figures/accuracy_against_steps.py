@@ -25,7 +25,7 @@ def figure(run: Path) -> Figure:
         raise MissingFile(f"{run / 'results.json'}: expected rows of PGD with several numbers of steps; {command}")
     shown = [row for line in lines.values() for row in line]
     title = "Accuracy under PGD against its steps"
-    drawn = new_figure(3.8, title, subtitle(data_name(shown), "band: 95% Wilson interval", run.name))
+    drawn = new_figure(4.5, title, subtitle(data_name(shown), "band: 95% Wilson interval", run.name))
     axes = drawn.add_subplot()
     plain_axes(axes)
     method, radii = read_method(run), sorted({eps for _, eps in lines}, reverse=True)

@@ -27,7 +27,7 @@ from clead.figures.style import (
 
 NO_LOSS = {"stage", "epoch", "step", "loss", "lr", "images_per_s", "seconds", "time"}
 TERM_STYLES = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (2, 3)))
-PANEL = 3.2  # inches
+PANEL = 3.4  # inches
 LONG = 80  # points from which on a curve is smoothed
 LOG_RATIO = 30.0
 

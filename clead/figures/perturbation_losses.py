@@ -23,7 +23,7 @@ def figure(run: Path) -> Figure:
     facts = next(iter(pictures.values())).facts
     words = f"one step up the contrastive loss (batches of {facts.get('batch', '?')}) against random signs"
     title = "Adversarial against random perturbations"
-    drawn = new_figure(5.4, title, subtitle(facts["data"], words, run.name))
+    drawn = new_figure(6.2, title, subtitle(facts["data"], words, run.name))
     for axes, (loss, label) in zip(panels(drawn, len(LOSSES), columns=1), LOSSES.items(), strict=True):
         plain_axes(axes)
         for model, picture in pictures.items():

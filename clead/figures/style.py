@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colours, told apart by colour-blind readers, and a grey for the model that learnt nothing.
 COLOURS = {"trained": "#0072B2", "undefended": "#D55E00", "random": "#6F6F6F"}
@@ -37,9 +38,14 @@ STAGE_NAMES = {
 }
 
 
+def method_name(method: str) -> str:
+    """What people call a method."""
+    return METHOD_NAMES.get(method, method)
+
+
 def model_name(model: str, method: str) -> str:
     """What people call the model ``trained``, ``undefended`` or ``random`` of a run of ``method``."""
-    return METHOD_NAMES.get(method, method) if model == "trained" else MODEL_NAMES.get(model, model)
+    return method_name(method) if model == "trained" else MODEL_NAMES.get(model, model)
 
 
 def attack_name(name: str) -> str:
@@ -108,8 +114,9 @@ def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
 def legend_below(axes: Axes) -> None:
     """The names of the lines below the axes, where they hide none."""
     long = max((len(name) for name in axes.get_legend_handles_labels()[1]), default=0) > 28
-    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.16), "ncols": 1 if long else 2}
-    axes.legend(**where, frameon=False, fontsize=SMALL, labelcolor=INK)
+    down = axes.transAxes + ScaledTranslation(0, -46 / 72, axes.get_figure(root=True).dpi_scale_trans)
+    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": down}
+    axes.legend(**where, ncols=1 if long else 2, frameon=False, fontsize=SMALL, labelcolor=INK)
 
 
 def subtitle(*parts: str) -> str:

@@ -102,6 +102,11 @@ def arrange(rows: Sequence[Row]) -> Grid:
     return replace(grid, footer=footer_of(grid, somewhere, repeated))
 
 
+def is_plain(row: Row) -> bool:
+    """Neither of corrupted images nor of transfer, which are too many for columns and have tables of their own."""
+    return not row.get("corruption") and not str(row.get("attack")).startswith("transfer:")
+
+
 def line_of(row: Row) -> Line:
     """The line a row belongs to."""
     names = ("run", "model", "protocol", "bn_branch", "dataset", "split")
