@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
+from clead.augment import Augmentation
 from clead.cli import Plan
 from clead.config import CLASSIFIER_STAGES, Stage, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.engine.files import write_atomic
 from clead.engine.loop import Fit, Unlabeled, fit
+from clead.engine.profile import Profile
 from clead.engine.progress import Progress
 from clead.engine.results import Row, row_key
 from clead.engine.run import RunFolder
@@ -28,6 +30,13 @@ from clead.models import Model
 from clead.protocols import attack_suite, finetune, knn, logistic_regression, parse_attack
 from clead.protocols.attack_suite import adversarial_examples
 from clead.sources import Sources
+
+PROFILED: tuple[tuple[type, str, str], ...] = (
+    (Augmentation, "__call__", "augmentation"),
+    *((Method, name, "attack") for name in ("perturb", "constant")),
+    *((Model, name, "forward") for name in ("features", "project", "classify")),
+)
+"""Functions whose time a profile tells apart, and what it calls them."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ def pretraining(session: Session, model: Model) -> Fit:
         checkpoint_every=config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         accumulate=config.accumulate,
+        profile=Profile(session.plan.profile, session.folder.path / "profile", PROFILED, session.progress.note),
         on_nonfinite=config.on_nonfinite,
         meta=session.meta,
         method=session.method,
