@@ -34,6 +34,7 @@ class Plan:
     resume: bool
     overwrite: bool
     callbacks: tuple[str, ...] = ()
+    profile: int = 0
 
 
 def plans(argv: Sequence[str]) -> list[Plan]:
@@ -55,7 +56,8 @@ def plans(argv: Sequence[str]) -> list[Plan]:
                 config, _ = _parse(method, saved, [*args, *extra])
         if any(out == other.out for other in todo):
             raise UserError(f"--seeds and --sweep must give every run another folder, got {out} twice")
-        todo.append(Plan(method, recipe, config, out, options.resume, options.overwrite, options.callbacks))
+        what = (options.resume, options.overwrite, options.callbacks, options.profile)
+        todo.append(Plan(method, recipe, config, out, *what))
     return todo
 
 

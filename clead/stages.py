@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from clead.augment import Augmentation
 from clead.cli import Plan
 from clead.config import Stage, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.engine.loop import Fit, Unlabeled, fit
+from clead.engine.profile import Profile
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.errors import UserError
@@ -23,6 +25,12 @@ from clead.sources import Sources
 
 CHOSEN_ON_TEST = "selected_on_test"
 """The flag of rows that ``chosen_on_test`` is true of."""
+PROFILED: tuple[tuple[type, str, str], ...] = (
+    (Augmentation, "__call__", "augmentation"),
+    *((Method, name, "attack") for name in ("perturb", "constant")),
+    *((Model, name, "forward") for name in ("features", "project", "classify")),
+)
+"""Functions whose time a profile tells apart, and what it calls them."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ def pretraining(session: Session, model: Model) -> Fit:
         checkpoint_every=config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         accumulate=config.accumulate,
+        profile=Profile(session.plan.profile, session.folder.path / "profile", PROFILED, session.progress.note),
         on_nonfinite=config.on_nonfinite,
         meta=session.meta,
         method=session.method,

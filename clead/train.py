@@ -181,7 +181,7 @@ def _compare(session: Session, name: Comparison) -> None:
         values["encoder"] = replace(config.encoder, bn=replace(bn, evaluation_branch=bn.branches[0]))
         plan = Plan(recipe.method, recipe.name, replace(recipe.config, **values), Path(), False, False)
     else:
-        plan = replace(session.plan, config=replace(config, epochs=0, compare=()), callbacks=())
+        plan = replace(session.plan, config=replace(config, epochs=0, compare=()), callbacks=(), profile=0)
     out = session.folder.path / "comparisons" / name
     out.parent.mkdir(exist_ok=True)
     plan = replace(plan, out=out, resume=True, overwrite=False)

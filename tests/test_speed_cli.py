@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clead import train
+from clead.attacks import runner
 from clead.cli import read_config
 from clead.config import SpeedConfig
 from clead.engine import checkpoint, loop
@@ -59,6 +60,27 @@ def test_another_precision_is_not_resumed(tmp_path):
 def test_an_executor_needs_something_to_run():
     with pytest.raises(UserError, match=r"speed\.executor must be eager without speed\.fold, got graph"):
         train.main(["acl", *TINY, "--speed.no-fold", "--speed.executor", "graph"])
+
+
+def test_a_run_without_a_compiler_is_the_eager_one_and_says_so_once(tmp_path, monkeypatch):
+    def no_compiler(function, sample):
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setitem(runner._BUILDERS, "compile", no_compiler)
+    with pytest.warns(UserWarning) as caught:
+        train.main(["pgd_at", *TINY, "--speed.executor", "compile", "--out", str(tmp_path / "run")])
+    (said,) = [str(warning.message) for warning in caught]
+    assert said.startswith("speed.executor=compile: new batches are attacked eagerly") and "C++ compiler" in said
+    train.main(["pgd_at", *TINY, "--out", str(tmp_path / "eager")])
+    assert losses(tmp_path / "run") == losses(tmp_path / "eager")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_follows_the_eager_one(tmp_path, recwarn):
+    for executor in ("compile", "eager"):
+        train.main(["pgd_at", *TINY, "--speed.executor", executor, "--out", str(tmp_path / executor)])
+    assert not [warning for warning in recwarn if "speed.executor" in str(warning.message)]
+    assert losses(tmp_path / "compile") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
 
 
 def test_parts_and_chunks_of_a_batch(tmp_path):

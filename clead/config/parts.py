@@ -37,12 +37,12 @@ class AttackConfig:
 class OptimizerConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["sgd", "adam", "lars"] = "sgd"
-    """sgd; adam with torch's default betas; lars: sgd with every tensor's step scaled to its norm."""
+    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
+    """sgd; adam, and adamw with its decoupled weight decay, with torch's betas; lars: steps scaled to every tensor."""
     lr: Real = 0.1
     """Peak learning rate."""
     momentum: Real = 0.9
-    """Momentum of sgd and lars; adam ignores it."""
+    """Momentum of sgd and lars; adam and adamw ignore it."""
     weight_decay: Real = 0.0
     """L2 penalty on every parameter."""
     decay_vectors: bool = True

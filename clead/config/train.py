@@ -143,5 +143,10 @@ class RunOptions:
     """One run per seed, each in its own folder."""
     sweep: str | None = None
     """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""
+    profile: int = 0
+    """Write a trace of so many steps of the pre-training, and a page that says where they go, to the run's profile/."""
     dry_run: bool = False
     """Print the stages, their steps and about how long they take, from a few measured steps; write nothing."""
+
+    def __post_init__(self) -> None:
+        require(self.profile >= 0, "profile", "at least 0", self.profile)

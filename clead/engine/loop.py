@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from clead.config import OnNonfinite, OptimizerConfig
 from clead.config import Stage as StageName
 from clead.engine.gradients import add_gradients
 from clead.engine.optim import build_optimizer, learning_rate
+from clead.engine.profile import Profile
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
 from clead.engine.signals import held_back
@@ -64,6 +65,7 @@ class Fit:
         seed: seed of the run.
         checkpoint_every: epochs between checkpoints.
         checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
+        profile: of some of its steps.
         accumulate: parts of a batch whose losses are differentiated one after the other.
         on_nonfinite: what a loss or gradient that is not finite does: stop, or skip the step and count it.
         meta: what a checkpoint says of the model.
@@ -88,6 +90,7 @@ class Fit:
     meta: dict[str, object]
     checkpoint_minutes: float = 0.0
     accumulate: int = 1
+    profile: Profile = field(default_factory=Profile)
     on_nonfinite: OnNonfinite = "stop"
     method: Method[Any] | None = None
     unlabeled: Unlabeled | None = None
@@ -114,7 +117,8 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
     if first < total or total == 0:
         with held_back() as stop:
             if first < total:
-                with progress.stage(task.stage, total_steps=total, epochs=task.epochs, first_step=first + 1) as display:
+                shown = progress.stage(task.stage, total_steps=total, epochs=task.epochs, first_step=first + 1)
+                with task.profile, shown as display:
                     _train(training, display, stop)
             training.best.restore(task)
             training.save(total)
@@ -128,8 +132,9 @@ def _train(training: Training, display: Stage, stop: list[int]) -> None:
     task, per_epoch = training.task, training.task.steps_per_epoch
     for epoch in range(training.first // per_epoch, task.epochs):
         if task.start_epoch is not None and training.first <= epoch * per_epoch:
-            task.start_epoch(epoch)
-        for step, batch in batches(task, epoch, training.first):
+            with task.profile.part("epoch start"):
+                task.start_epoch(epoch)
+        for step, batch in task.profile.each(batches(task, epoch, training.first)):
             _train_step(training, step, batch, display)
             if step + 1 == (epoch + 1) * per_epoch:
                 training.best.update(task, epoch + 1, training.watch)
@@ -191,12 +196,14 @@ def _batch_of(task: Fit, step: int) -> Batch:
 
 
 def _step(task: Fit, batch: Batch, training: Training, lr: float) -> dict[str, Tensor]:
-    optimizer, guard = training.optimizer, training.guard
+    optimizer, guard, part = training.optimizer, training.guard, task.profile.part
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     guard.before()
-    terms = add_gradients(task.loss, batch, task.accumulate)
+    with part("backward"):
+        terms = add_gradients(task.profile.labelled("loss", task.loss), batch, task.accumulate)
     guard.after(batch.step, torch.stack(list(terms.values())).sum())
-    optimizer.step()
+    with part("optimizer"):
+        optimizer.step()
     return terms

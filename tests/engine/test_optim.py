@@ -35,6 +35,46 @@ def test_sgd_step_by_hand():
     assert math.isclose(weight.item(), 1.85 - 0.22125, rel_tol=1e-6)
 
 
+def float64_loop(name, weights, grads, lr=0.1, momentum=0.9, decay=0.05):
+    """Kingma & Ba's algorithm 1 with L2 penalty, Loshchilov & Hutter's algorithm 2, or SGD with momentum."""
+    weights = [w.double() for w in weights]
+    m, v = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    for step, step_grads in enumerate(grads, 1):
+        for i, g in enumerate(step_grads):
+            if g is None:
+                continue
+            g, w = g.double(), weights[i]
+            g = g if name == "adamw" else g + decay * w
+            if name == "sgd":
+                m[i] = momentum * m[i] + g
+                weights[i] = w - lr * m[i]
+                continue
+            m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g * g
+            direction = (m[i] / (1 - 0.9**step)) / ((v[i] / (1 - 0.999**step)).sqrt() + 1e-8)
+            weights[i] = w - lr * direction - (lr * decay * w if name == "adamw" else 0)
+    return weights
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_by_a_loop_in_float64(name):
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((300, 40), (70,), (8, 3, 3, 3))]
+    start[2] = start[2].to(memory_format=torch.channels_last)
+    grads = [[torch.randn(w.shape, generator=generator) for w in start] for _ in range(4)]
+    if name == "sgd":
+        grads[0][1] = None  # a parameter may get its first gradient later than others
+    weights = [torch.nn.Parameter(w.clone()) for w in start]
+    optimizer = build_optimizer(weights, OptimizerConfig(name, lr=0.1, momentum=0.9, weight_decay=0.05))
+    assert optimizer.defaults["fused"]
+    for step in grads:
+        optimizer.zero_grad()
+        # By autograd, which gives a gradient the layout of its weight: a fused step takes both for flat memory.
+        sum((w * g).sum() for w, g in zip(weights, step, strict=True) if g is not None).backward()
+        optimizer.step()
+    for weight, expected in zip(weights, float64_loop(name, start, grads), strict=True):
+        assert ((weight.detach().double() - expected).norm() / expected.norm()).item() < 1e-6
+
+
 def test_lars_by_a_loop_in_float64():
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(3, 4, generator=generator), torch.randn(4, generator=generator), torch.zeros(2, 2)]
@@ -98,7 +138,7 @@ def test_cyclic_is_the_triangle_of_torch():
         rival.step()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_vectors_can_be_left_out_of_weight_decay(name):
     matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
     config = OptimizerConfig(name=name, lr=0.1, weight_decay=0.5, decay_vectors=False)
