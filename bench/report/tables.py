@@ -29,9 +29,7 @@ def measured(machine: Latest, clock: str = "wall") -> str:
     cases = machine.cases(clock)
     rivals = [name for name in RIVALS if any(machine.time(case, name, clock=clock) for case in cases)]
     line = {case: _line(machine, case, clock) for case in cases}
-    cells = [
-        ["case", *(f"{name} ms" for name in rivals), "line ms", "ours ms", "x eager", "x line", "MB", "eager MB"]
-    ]
+    cells = [["case", *(f"{name} ms" for name in rivals), "line ms", "ours ms", "x eager", "x line", "MB", "eager MB"]]
     for case in cases:
         ours = machine.ours(case, clock)
         assert ours is not None
