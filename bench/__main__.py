@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ CLOCKS = ("wall", "device", "graph")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__, epilog=f"also: {', '.join(COMMANDS)}")
     parser.add_argument(
         "parts", nargs="*", choices=[*PARTS, "steps", []], metavar="PART", help=f"{', '.join(PARTS)}: all; or steps"
     )
@@ -55,10 +56,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+COMMANDS = {"report": "tables", "goals": "goals", "predict": "predicted", "tune": "tune"}
+"""Commands beside measuring, and where they live."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0 = measured; 1 = one of our implementations was wrong or failed; 2 = bad arguments."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments and arguments[0] in COMMANDS:
+            module = import_module(f".report.{COMMANDS[arguments[0]]}", __package__)
+            return int(module.main(arguments[1:]))
+        options = parse(arguments)
         if options.compare:
             print(table.compare(*(rows.read(path) for path in options.compare)))
             return 0

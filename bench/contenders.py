@@ -96,7 +96,6 @@ def _in_tf32(case: Case, inputs: Inputs) -> Callable[..., Any]:
 def _compiled(mode: str, case: Case, inputs: Inputs) -> Callable[..., Any]:
     if mode == "reduce-overhead" and not inputs.leaves[0].is_cuda:
         raise Unavailable("needs a CUDA device")
-    torch.compiler.reset()  # else a few cases later the recompile limit turns it silently into eager
     function = baselines.bound(CAREFUL[case.op], case, inputs)
     compiled: Callable[..., Any] = torch.compile(function, dynamic=False, mode=mode)
     return compiled

@@ -18,104 +18,16 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from . import ROOT
+from .gpu_plan import Step, search_path, steps
 
 LIMIT = 16 * 2**20
 LOG_LIMIT = 2**19
 PACKAGES = ("torch", "triton", "numpy", "pytest", "ninja", "pybind11", "setuptools", "pytest-benchmark", "hypothesis")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command; ``skip`` says why it is not run."""
-
-    name: str
-    command: list[str]
-    minutes: float
-    environment: dict[str, str] = field(default_factory=dict)
-    skip: str = ""
-
-
-def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
-    """What is to be done, in order."""
-    python, pytest = sys.executable, [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
-    tests, gpu_tests = marked("kernels"), marked("kernels", "gpu")
-    no_device = "" if cuda else "no CUDA device"
-    device = ["--device", "cuda" if cuda else "cpu"]
-
-    def results(name: str) -> list[str]:
-        return ["--json", str(out / f"{name}.json"), "--csv", str(out / "results")]
-
-    bench = [python, "-m", "bench", *device]
-    plan = [
-        Step("nvidia-smi", ["nvidia-smi", "-q"], 1, skip=no_device),
-        Step("build", [python, "setup.py", "build_ext", "--inplace"], 8),
-        Step("explain", [python, "-c", EXPLAIN, "cuda" if cuda else "cpu"], 2),
-        *(
-            Step(name, [*pytest, "-m", "gpu and kernels", f"--junitxml={out}/{name}.xml", *files], 8, skip=no_device)
-            for name, files in by_step(gpu_tests).items()
-        ),
-        Step("test-cpu", [*pytest, "-m", CPU_TESTS, f"--junitxml={out}/test-cpu.xml", *tests], 8),
-    ]
-    if options.wheels:
-        site = out.parent / f"{out.name}-site"
-        install = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-            "--target",
-            str(site),
-        ]
-        wheels = [str(wheel) for wheel in sorted(options.wheels.glob("*.whl"))]
-        path = {"PYTHONPATH": search_path(site)}
-        training = [*pytest, "-m", "gpu", f"--junitxml={out}/test-training.xml", "tests"]
-        plan.append(Step("wheels", [*install, *wheels], 3))
-        plan.append(Step("test-training", training, 10, path, skip=no_device))
-    if options.minutes > 0:
-        # A first look that surely ends, the grid, and then the rival that takes longest to start, as far as it gets.
-        shares = {"bench-quick": (["--quick"], 0.15), "bench": (["--skip", "compile"], 0.5)}
-        shares["bench-compile"] = (["--impl", "compile"], 0.35)
-        for name, (flags, share) in shares.items():
-            minutes = share * options.minutes
-            command = [*bench, *options.parts, *flags, *results(name), "--minutes", f"{minutes:.3g}"]
-            plan.append(Step(name, command, minutes + 3))
-    return [step for step in plan if not options.only or step.name in options.only]
-
-
-CPU_TESTS = "kernels and not gpu and not slow"
-EXPLAIN = "import sys, clead_kernels as k; print(k.build_info()); print(k.explain(device=sys.argv[1]))"
-
-
-def search_path(*more: Path) -> str:
-    """This checkout before whatever the caller's PYTHONPATH has."""
-    return os.pathsep.join(
-        [str(ROOT), str(ROOT / "kernels"), *map(str, more), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-
-
-def by_step(files: list[str]) -> dict[str, list[str]]:
-    """The files of every step of GPU tests: those that compile most kernels have a step, and its time, each."""
-    steps: dict[str, list[str]] = {"test-gpu": []}
-    for file in files:
-        what = Path(file).stem.rpartition("_")[2]
-        steps.setdefault(f"test-gpu-{what}" if what in ("small", "forms") else "test-gpu", []).append(file)
-    return steps
-
-
-def marked(*marks: str) -> list[str]:
-    """Test files with all these marks: the others need packages that are not here, and fail when collected."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if all(f"mark.{mark}" in file.read_text() for mark in marks)]
 
 
 def run_step(step: Step, out: Path, say: Callable[[str], None]) -> dict[str, object]:
@@ -217,7 +129,7 @@ def cuda_here() -> bool:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu-out"), help="folder of the tar (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=4, help="for measuring; 0 = only build and test (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=4, help="of each measuring step, 5 at most; 0 = none")
     parser.add_argument("--parts", nargs="*", default=[], help="parts of the benchmark; all")
     parser.add_argument("--only", nargs="*", default=[], metavar="STEP", help="run only these steps")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="install these wheels aside, run the training tests")

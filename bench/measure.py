@@ -56,7 +56,10 @@ def measure(case: Case, setting: Setting, seconds: float) -> tuple[dict[str, lis
     """The rows of a case by clock, and whether each of our implementations that claims it computed it correctly."""
     options = setting.options
     gate = Gate(case, options.device, seeds=1 if options.quick else 5)
-    entries = [_enter(contender, case, gate, options) for contender in _chosen(case, options)]
+    chosen = list(_chosen(case, options))
+    if any(contender.compiled and not _slow(contender, options) for contender in chosen):
+        torch.compiler.reset()  # else a few cases later the recompile limit turns it silently into eager
+    entries = [_enter(contender, case, gate, options) for contender in chosen]
     for entry in entries:
         if entry.work is not None and options.memory and entry.contender.kind != "line":
             entry.peak = memory.peak_extra(case, entry.contender.impl, options.device, options.threads)
@@ -115,7 +118,7 @@ def _chosen(case: Case, options: Options) -> Iterable[Contender]:
 
 def _enter(contender: Contender, case: Case, gate: Gate, options: Options) -> Entry:
     """Set up and judge one contender; whatever stops it becomes the reason in its row."""
-    if contender.compiled and options.quick and contender.impl not in options.impls:
+    if _slow(contender, options):
         return Entry(contender, "left out of --quick, compiling takes longer: --impl NAME")
     need = _held(contender, case)
     if need > 0.7 * (free := memory.available(options.device)):
@@ -130,6 +133,11 @@ def _enter(contender: Contender, case: Case, gate: Gate, options: Options) -> En
     if verdict.reason:
         return Entry(contender, verdict.reason, verdict, broken=contender.kind == "ours")
     return Entry(contender, "", verdict, work)
+
+
+def _slow(contender: Contender, options: Options) -> bool:
+    """Whether it is left out for the time that its compilation takes."""
+    return contender.compiled and options.quick and contender.impl not in options.impls
 
 
 def _held(contender: Contender, case: Case) -> float:
@@ -147,7 +155,7 @@ def _graphed(entry: Entry, case: Case, gate: Gate) -> tuple[timing.Timed, str]:
     each = _held(contender, case) + 4 * sum(x.nbytes for x in inputs.leaves)
     copies = int(max(1, min(COPIES, 0.1 * memory.available("cuda") / len(contenders(case)) / each)))
     try:
-        return replayed(contender, case, inputs, copies), ""
+        return replayed(entry.work, contender, case, inputs, copies), ""
     except Exception as error:  # whoever waits for the device, or allocates outside torch, cannot be captured
         torch.cuda.synchronize()
         return entry.work, f"no graph: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]

@@ -17,11 +17,15 @@ from .timing import Replayed
 
 @dataclass
 class Work:
-    """``stages`` are called in order, once a sample; ``reset`` before them drops what the last sample left."""
+    """``stages`` are called in order, once a sample; ``reset`` before them drops what the last sample left.
+
+    ``built`` is what the contender made for the case.
+    """
 
     stages: list[Callable[[], object]]
     reset: Callable[[], None]
     output: dict[str, Any] = field(default_factory=dict)
+    built: Any = None
 
     def once(self) -> None:
         """One sample, untimed."""
@@ -39,21 +43,20 @@ def prepare(contender: Contender, case: Case, inputs: Inputs) -> Work:
     return _prepare(contender, contender.build(case, inputs), case, inputs)
 
 
-def replayed(contender: Contender, case: Case, inputs: Inputs, copies: int) -> Replayed:
-    """``contender`` on ``copies`` of these inputs, as CUDA graphs; built once, since building may be compiling."""
-    built = contender.build(case, inputs)
+def replayed(work: Work, contender: Contender, case: Case, inputs: Inputs, copies: int) -> Replayed:
+    """``work`` on ``copies`` of its inputs, as CUDA graphs; not built again, since building may be compiling."""
     works = []
     for _ in range(copies):
         leaves = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs.leaves)
         other = inputs._replace(leaves=leaves)
-        lines = contender.kind == "line"
-        works.append(_prepare(contender, contender.build(case, other) if lines else built, case, other))
+        built = contender.build(case, other) if contender.kind == "line" else work.built
+        works.append(_prepare(contender, built, case, other))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for work in works:
-            work.once()
-            work.reset()
+        for each in works:
+            each.once()
+            each.reset()
     torch.cuda.current_stream().wait_stream(stream)
     return Replayed(works)
 
@@ -69,6 +72,7 @@ def _in_tf32(stage: Callable[[], object]) -> None:
 
 def _prepare(contender: Contender, built: Any, case: Case, inputs: Inputs) -> Work:
     work = _of_kind(contender, built, case, inputs)
+    work.built = built
     if contender.tf32:
         work.stages = [partial(_in_tf32, stage) for stage in work.stages]
     return work

@@ -9,8 +9,10 @@ import tarfile
 import time
 
 import pytest
+import torch
 
 from bench import gpu
+from bench.__main__ import parse
 
 pytestmark = pytest.mark.kernels
 
@@ -109,16 +111,29 @@ def test_the_plan(tmp_path):
     options = gpu.parse(["--minutes", "3"])
     without, with_device = (gpu.steps(options, tmp_path, cuda) for cuda in (False, True))
     assert {step.name for step in without if step.skip} == {
-        "nvidia-smi",
-        "test-gpu",
-        "test-gpu-forms",
-        "test-gpu-small",
+        *("nvidia-smi", "test-gpu", "test-gpu-forms", "test-gpu-small"),
+        *("bench-million", "bench-steps", "tune"),
     }
     assert not any(step.skip for step in with_device)
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
     assert "gpu and kernels" in gpu_tests and "tests/kernels/test_gpu_contrastive.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
-    assert "bench-quick" not in {step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True)}
+    assert not any("bench" in step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True))
+
+
+def test_measuring_steps_end_within_eight_minutes_and_take_arguments_that_exist(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plan = [step for step in gpu.steps(gpu.parse(["--minutes", "9"]), tmp_path, True) if "bench" in step.command]
+    assert {step.name for step in plan} >= {"bench-loss", "bench-perturb", "bench-similarity", "bench-steps", "tune"}
+    for step in plan:
+        assert step.minutes <= 8
+        if step.name != "tune":
+            parse(step.command[3:])
+
+
+def test_only_the_parts_asked_for_are_measured(tmp_path):
+    plan = gpu.steps(gpu.parse(["--parts", "steps"]), tmp_path, True)
+    assert [step.name for step in plan if "bench" in step.name] == ["bench-steps"]
 
 
 def test_a_step_that_does_not_exist_is_refused(tmp_path, capsys):

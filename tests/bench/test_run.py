@@ -6,6 +6,7 @@ import ast
 import math
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import bench.measure as measuring
 import bench.run as harness
-from bench import baselines, memory, rows
+from bench import baselines, memory, rows, timing
 from bench.__main__ import main, parse
 from bench.cases import Loss, Perturb, Similarity
 from bench.contenders import Contender, contenders
@@ -122,6 +123,40 @@ def test_cases_that_no_time_is_left_for_are_named(one_case, monkeypatch):
     monkeypatch.setattr(harness, "grid", lambda quick, cuda, full: [SMALL] * 5)
     _, _, text = go(minutes=0.75, impls=("reference",))
     assert "out of time, not run: nt_xent/" in text
+
+
+class FakeStream:
+    wait_stream = staticmethod(lambda other: None)
+
+
+def test_graphs_of_copies_and_what_cannot_be_captured(one_case, monkeypatch):
+    """The CUDA clock on a fake device: replays call the stages again, and a failing capture is told, not hidden."""
+
+    def capture(pool, stages):
+        if len(captured) == 2:  # the second contender's first stage
+            captured.append(0)
+            raise RuntimeError("operation not permitted when stream is capturing")
+        captured.append(len(stages))
+        return lambda: [stage() for stage in stages]
+
+    captured = []
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(timing, "_capture", capture)
+    monkeypatch.setattr(timing, "DeviceClock", timing.WallClock)
+    monkeypatch.setattr(memory, "available", lambda device: 2.0**34)
+    found, sound, text = go(clocks=("wall", "graph"), impls=("reference", "careful"))
+    assert sound
+    graphs = {row["impl"]: row for row in found if row["mode"] == "full" and row["command"].endswith("--clock graph")}
+    walls = {row["impl"]: row for row in found if row["mode"] == "full" and row["clock"] == "wall"}
+    assert captured[:2] == [measuring.COPIES] * 2
+    assert graphs["eager"]["clock"] == "graph" and graphs["careful"]["clock"] == "device"
+    assert "stream is capturing" in graphs["careful"]["note"] and "-- careful: no graph: RuntimeError" in text
+    # Sixteen copies in a sample: the row is the share of one.
+    assert graphs["eager"]["p50_ms"] < 4 * walls["eager"]["p50_ms"]
 
 
 @pytest.mark.parametrize(

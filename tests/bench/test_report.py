@@ -1,0 +1,149 @@
+"""Tables, plots, goals and predictions: made from rows, and what stands in the READMEs is what the rows say."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+
+from bench import rows
+from bench.__main__ import main
+from bench.report import goals, latest, plots, predicted, tables, tune
+from bench.report.chips import CHIPS, resident
+
+pytestmark = pytest.mark.kernels
+
+CASE = goals.nt_xent(4096, "fp32")
+
+
+def row(impl, p50, case=CASE, **more):
+    op, name = case.split("/")
+    values = dict.fromkeys(rows.COLUMNS) | {"op": op, "case": name, "impl": impl, "mode": "full", "device": "Chip"}
+    values |= {"p50_ms": p50, "p20_ms": p50, "p80_ms": p50, "min_ms": p50, "threads": 2, "clock": "wall"}
+    values |= {"kind": "ours" if impl == "native" else "rival", "auto": impl == "native", "dtype": "fp32", "reason": ""}
+    values |= {"rows": int(re.search(r"n(\d+)", name)[1]), "isa": "AVX512", "peak_mb": 2.0 * p50}
+    return values | more
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Rows of one machine: at 4,096 eager takes 60, ours 8 (once 9), the products 20."""
+    found = [row("eager", 60.0), row("careful", 30.0), row("native", 9.0), row("native", 8.0)]
+    found += [row("products", 20.0, kind="line"), row("compile", 7.0), row("native", 1.0, goals.nt_xent(1024, "fp32"))]
+    rows.append_csv(tmp_path, found)
+    (tmp_path / "predicted.csv").write_text(",".join(predicted.FIELDS) + "\n")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_the_readmes_are_what_the_generator_makes():
+    assert not tables.outdated(), "run: python -m bench report"
+    assert "<!-- bench:results -->" in (tables.ROOT / "bench" / "README.md").read_text()
+
+
+def test_a_table_of_known_rows(results):
+    (machine,) = latest.load(results)
+    lines = tables.measured(machine).splitlines()
+    cells = dict(
+        zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2])), strict=True)
+    )
+    assert cells["case"] == f"`{CASE}`" and cells["eager ms"] == "60" and cells["ours ms"] == "8 (native)"
+    assert cells["x eager"] == "7.50" and cells["x line"] == "2.50" and cells["MB"] == "16.0"
+    assert tables.worst(machine).splitlines()[2] == f"| `{CASE}` | compile | 0.88 |"  # a loss is shown, and first
+    text = "a\n<!-- bench:summary -->\nold\n<!-- /bench:summary -->\nb"
+    made = tables.filled(text, tables.blocks())
+    assert "old" not in made and "4,096 rows, fp32" in made and made.endswith("-->\nb")
+    assert tables.filled(made, tables.blocks()) == made
+
+
+def test_goals_of_known_rows(results, capsys):
+    assert main(["goals", "--results", str(results), "--device", "cpu", "--threads", "2"]) == 0
+    lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert [CASE, "eager fp32", ">= 6 x", "7.5 x", "yes"] in lines
+    assert [CASE, "three products", ">= 1.7 x", "2.5 x", "yes"] in lines
+    assert any(line[0] == goals.nt_xent(8192, "fp32") and line[-1] == "not measured" for line in lines)
+    rows.append_csv(results, [row("native", 12.0)])
+    main(["goals", "--results", str(results), "--device", "cpu", "--threads", "2"])
+    assert "5 x" in (text := capsys.readouterr().out) and "NO" in text
+
+
+def test_hardware_that_is_not_here_is_no_goal_missed(results):
+    case = goals.nt_xent(4096, "bf16")
+    rows.append_csv(results, [row("native", 8.0, case), row("eager", 9.0, case)])
+    (machine,) = latest.load(results)
+    assert {line[-1] for line in goals.lines(machine, goals.cpu_goals()) if line[0] == case} == {"needs AMX, not here"}
+
+
+def test_cases_of_goals_exist():
+    from bench.grids import grid
+
+    for cuda, asked in ((False, goals.cpu_goals()), (True, goals.cuda_goals())):
+        assert {goal.case for goal in asked} <= {f"{case.op}/{case.name}" for case in grid(False, cuda)}
+
+
+def test_plots(results):
+    pytest.importorskip("matplotlib")
+    rated = {"executed": 1e9, "bytes": 1e6, "product_rate": 1e11, "copy_rate": 1e10}
+    rows.append_csv(results, [row("native", 8.0, **rated)])
+    assert {path.name for path in plots.write(results)} == {"nt_xent-fp32-2-threads.png", "roofline-2-threads.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (results / "chip").glob("*.png"))
+
+
+def test_a_prediction_by_hand():
+    """One program of 64 rows a processor, 4 warps of the 8 that hide latency: half the rate of the busy half."""
+    h200 = CHIPS[0]
+    compiled = {"block_m": "64", "warps": "4", "registers": "128", "shared": "50000", "spills": "0"}
+    assert resident(compiled, h200) == 4  # 65536 registers / (128 * 128) = 4, 228 KB / 50 = 4
+    assert resident(compiled | {"registers": "255"}, h200) == 2
+    from bench.cases import Loss
+
+    case = Loss("nt_xent", 64 * 66, dim=128, dtype="bf16")
+    one = predicted.Pass("forward", "plain", "self", case.rows, case.rows, ("bf16",))
+    compiled |= {"block_n": "64", "block_k": "128"}
+    times = predicted._one(one, case, h200, compiled)["times"]
+    assert times["products"] == pytest.approx(2 * case.rows**2 * 128 / 790e12 * 2 * 2)
+    assert times["L2"] == pytest.approx(66 * case.rows * 256 / 5.5e12)
+
+
+def test_the_committed_prediction_is_of_the_committed_kernels():
+    pytest.importorskip("triton")
+    with (tables.ROOT / "bench" / "results" / "predicted.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == predicted.table(), "run: python -m bench predict, then report"
+
+
+def test_the_sweep_goes_downhill_and_refuses_what_cannot_run():
+    start, best = (64, 64, 128, 4, 2), (128, 32, 128, 4, 3)
+    asked = []
+
+    def cost(shape):
+        return 1 + sum(abs(a - b) for a, b in zip(shape, best, strict=True))
+
+    def compare(shape, other):
+        asked.append(shape)
+        return None if shape[3] == 8 else cost(other) / cost(shape)
+
+    assert tune.descend(start, compare, lambda: False) == best
+    assert len(set(asked)) == len(asked)
+    assert tune.descend(start, compare, lambda: True) == start  # no time left
+
+
+def test_a_winner_replaces_its_shape_only():
+    source = (tune.SOURCES / "triton_configs.py").read_text()
+    key = ("forward", "plain", 128, "bfloat16")
+    made = tune.replaced(source, key, 1, (256, 32, 128, 8, 3))
+    (old,) = set(source.splitlines()) - set(made.splitlines())
+    (new,) = set(made.splitlines()) - set(source.splitlines())
+    assert old.startswith('    ("forward", "plain", 128, "bfloat16"): (Config(')
+    assert new == re.sub(r"\), Config\([^)]*\)", "), Config(256, 32, 128, 8, 3)", old)
+    with pytest.raises(ValueError, match="no line"):
+        tune.replaced(source, ("forward", "plain", 7, "bfloat16"), 0, (16, 16, 16, 4, 2))
+
+
+def test_tuning_without_a_device_is_refused(capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["tune"]) == 2
+    assert "sees none here" in capsys.readouterr().err
