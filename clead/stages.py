@@ -109,6 +109,7 @@ def pretraining(session: Session, model: Model) -> Fit:
         meta=session.meta,
         method=session.method,
         unlabeled=None if other is None else Unlabeled(other.batch, len(other)),
+        prefetch=config.prefetch if any(part.remote for part in (train, other) if part) else 0,
         start_epoch=lambda epoch: session.method.start_epoch(model, train.batch, len(train), epoch),
     )
 
@@ -129,7 +130,7 @@ def fit_classifier(session: Session, stage: Stage) -> None:
         session.trained("pretrain"),
         stage,
         stage_config,
-        session.sources.of(config, stage).to(session.device),
+        session.sources.of(config, stage).to(session.device, config.residence),
         branch=branch,
         seed=config.seed,
         impl=config.impl,
@@ -137,6 +138,7 @@ def fit_classifier(session: Session, stage: Stage) -> None:
         checkpoint_every=max(1, stage_config.epochs) if stage == "linear_eval" else config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         on_nonfinite=config.on_nonfinite,
+        prefetch=config.prefetch,
         folder=session.folder,
         progress=session.progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": stage_config.data or config.data}},

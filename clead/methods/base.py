@@ -66,7 +66,7 @@ class Method(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
-        self.augment = find_augmentation(config.augment)
+        self.augment = find_augmentation(config.augment, config.impl)
         self.inner = Inner(config.speed)
 
     @abstractmethod

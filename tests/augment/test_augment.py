@@ -21,7 +21,7 @@ def stream(count, *, seed=0, step=0, device="cpu"):
 def test_the_table_holds_the_documented_names():
     assert set(AUGMENTATIONS) == {"none", "digits", "crop_flip", "rrc_flip", *COLOR}
     assert {name for name, it in AUGMENTATIONS.items() if any(part.color for part in it.transforms)} == COLOR
-    assert all(find_augmentation(name) is it for name, it in AUGMENTATIONS.items())
+    assert all(find_augmentation(name) == it for name, it in AUGMENTATIONS.items())
 
 
 @pytest.mark.parametrize("channels, size", [(3, 32), (1, 8), (3, 33)])

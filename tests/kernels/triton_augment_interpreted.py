@@ -10,9 +10,7 @@ from clead_kernels.augment import triton
 from tests.kernels.augment_cases import ORDERS, loop, noise, steps_of
 
 
-@pytest.mark.parametrize(
-    ("order", "block"), [("box, colours", 16), *((order, 64) for order in ORDERS if order != "grey")]
-)
+@pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in ORDERS)])
 def test_every_pixel_is_what_the_definition_says(monkeypatch, order, block):
     monkeypatch.setattr(triton, "BLOCK", block)
     images, steps = noise(3, 3, 7, 5), steps_of(ORDERS[order], 3, 7, 5)
