@@ -80,16 +80,20 @@ class Augmentation:
 
         Args:
             images: float32 or float64 [B, C, H, W] in [0, 1]; left unchanged.
-            rng: stream with one sample id per image, on the images' device.
+            rng: stream with one sample id per image, on the images' device; with V times as many, of V views of the
+                batch one behind the other, all views are made at once.
 
         Returns:
-            Images of the same shape, dtype and range.
+            Images [V * B, C, H, W] of the same dtype and range.
         """
         if images.dim() != 4 or images.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"images must be float32 or float64 [B, C, H, W], got {images.dtype} {list(images.shape)}")
-        if len(rng.sample_ids) != len(images):
+        views, rest = divmod(len(rng.sample_ids), max(1, len(images)))
+        if rest or (len(images) and not views):
             raise ValueError(f"rng must name {len(images)} samples, one per image, got {len(rng.sample_ids)}")
         self.check_channels(images.shape[1])
+        if views > 1 and not (self.transforms and isinstance(self.transforms[0], Fused)):
+            images = images.repeat(views, 1, 1, 1)
         if not self.transforms:
             return images
         draws = [transform.draws for transform in self.transforms]

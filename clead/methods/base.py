@@ -45,6 +45,11 @@ class Batch:
         """The random stream of this batch for ``purpose``."""
         return Rng.create(self.seed, purpose, self.sample_ids, self.step).view(view)
 
+    def views(self, purpose: Purpose, count: int) -> Rng:
+        """The streams of the first ``count`` views, one behind the other."""
+        first, *others = (self.rng(purpose, view) for view in range(count))
+        return first.cat(*others)
+
 
 C = TypeVar("C", bound=TrainConfig)
 
