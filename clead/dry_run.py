@@ -98,7 +98,7 @@ def show(session: Session, model: Model, console: Console) -> None:
 def _classification(session: Session, model: Model, stage: Stage) -> Fit:
     """What ``finetune`` would fit, on an encoder that is not trained yet."""
     settings, splits = session.config.finetuning(stage), session.sources.of(session.config, stage)
-    train = splits.train.to(session.device)
+    train = splits.train.to(session.device, session.config.residence)
     model.heads["classifier"] = LinearHead(model.encoder.feature_dim, splits.num_classes).to(session.device)
     trained, loss = loss_of(model, stage, settings, settings.branch or session.branch, session.config.impl)
     images: Callable[[Tensor], Tensor] = train.batch

@@ -39,7 +39,7 @@ from clead_kernels import dispatch
 
 # What may differ between a run folder and the command that resumes it: nothing that changes the weights.
 _MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages"} | {
-    *("checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic")
+    *("checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic", "residence", "prefetch")
 }
 # Of these, what was asked for last is kept.
 _MEASURED = {"evaluation", "knn", "compare"}
@@ -48,7 +48,7 @@ _MEASURED = {"evaluation", "knn", "compare"}
 _SHARED_WITH_UNDEFENDED = (
     *("data", "data_dir", "image_size", "train_samples", "epochs", "batch_size", "accumulate", "cache_batch", "seed"),
     *("device", "threads", "impl", "speed", "encoder", "evaluation", "checkpoint_every", "checkpoint_minutes"),
-    *("on_nonfinite", "deterministic"),
+    *("on_nonfinite", "deterministic", "residence", "prefetch"),
 )
 
 
@@ -94,9 +94,9 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     model = build_model(method, spec)
     _check_probes(plan, model)
     initialise(model, config.seed)
-    unlabeled = unlabeled and unlabeled.to(device)
-    folder = RunFolder(plan.out)
-    return Session(plan, label, method, sources, splits.to(device), unlabeled, folder, progress, device), model
+    unlabeled = unlabeled and unlabeled.to(device, config.residence)
+    splits, folder = splits.to(device, config.residence), RunFolder(plan.out)
+    return Session(plan, label, method, sources, splits, unlabeled, folder, progress, device), model
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -39,7 +39,7 @@ TOP = {
     "cli",
     "__init__",
 }
-KERNEL_USERS = {"losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
+KERNEL_USERS = {"augment", "losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
 
 
 def imports(file: Path):
@@ -100,7 +100,7 @@ OPS = sorted(path.parent for path in (ROOT / "kernels" / "clead_kernels").glob("
 
 
 def test_there_are_op_folders():
-    assert {"contrastive", "perturb", "similarity"} <= {op.name for op in OPS}
+    assert {"augment", "contrastive", "perturb", "similarity"} <= {op.name for op in OPS}
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

@@ -1,12 +1,14 @@
 """Augmentation of whole batches on their device; every image has its own counter-based random numbers."""
 
 import difflib
+from dataclasses import replace
 
 from clead.augment.base import Augmentation, Transform
 from clead.augment.color import ColorJitter, RandomBrightness, RandomGrayscale
 from clead.augment.frequency import high_pass
 from clead.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
 from clead.errors import UserError
+from clead_kernels import Impl
 
 _ALL = (
     Augmentation("none"),
@@ -83,9 +85,13 @@ __all__ = [
 ]
 
 
-def find_augmentation(name: str) -> Augmentation:
-    """The augmentation called ``name``; a UserError names the nearest one."""
+def find_augmentation(name: str, impl: Impl = "auto") -> Augmentation:
+    """The augmentation called ``name``; a UserError names the nearest one.
+
+    ``impl`` is which implementation computes it: "native" is the C++ on a CPU and, as there is no CUDA C++, what "auto"
+    takes on a GPU.
+    """
     if name in AUGMENTATIONS:
-        return AUGMENTATIONS[name]
+        return replace(AUGMENTATIONS[name], impl="auto" if impl == "native" else impl)
     near = difflib.get_close_matches(name, AUGMENTATIONS, n=1, cutoff=0.0)[0]
     raise UserError(f"unknown augmentation {name!r}; the nearest is {near!r}, of {', '.join(AUGMENTATIONS)}")

@@ -18,7 +18,17 @@ from clead.config.parts import (
     ProjectorConfig,
     SpeedConfig,
 )
-from clead.config.values import CLASSIFIER_STAGES, STAGES, Impl, Integers, OnNonfinite, Real, Stage, require
+from clead.config.values import (
+    CLASSIFIER_STAGES,
+    STAGES,
+    Impl,
+    Integers,
+    OnNonfinite,
+    Real,
+    Residence,
+    Stage,
+    require,
+)
 
 Comparison = Literal["undefended", "random"]
 
@@ -54,6 +64,11 @@ class TrainConfig:
     """Where to compute; auto takes cuda when there is one."""
     threads: int = 0
     """CPU threads; 0 leaves the number to torch."""
+    residence: Residence = "auto"
+    """Where the images are kept: on the device; on the host, in memory or their file; auto takes the device unless they
+    would fill half of its free memory, and on a CPU leaves those of a file there."""
+    prefetch: int = 2
+    """Batches that a thread fetches before their step, where images are fetched; 0 fetches each when it is due."""
     deterministic: bool = False
     """On a GPU, only algorithms that give the same bits every time, slower ones at times; a CPU's always do."""
     impl: Impl = "auto"
@@ -101,6 +116,7 @@ class TrainConfig:
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
         # torch takes any number and dies of it.
         require(0 <= self.threads <= 1024, "threads", "in [0, 1024]", self.threads)
+        require(0 <= self.prefetch <= 64, "prefetch", "in [0, 64]", self.prefetch)
         require(self.checkpoint_every > 0, "checkpoint_every", "above 0", self.checkpoint_every)
         require(self.checkpoint_minutes >= 0, "checkpoint_minutes", "at least 0", self.checkpoint_minutes)
         for name in CLASSIFIER_STAGES:

@@ -58,6 +58,7 @@ Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OnNonfinite = Literal["stop", "skip"]
+Residence = Literal["auto", "device", "host"]
 CLASSIFIER_STAGES = STAGES[1:-1]
 """Those that train a classifier, each from the pre-trained encoder."""
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clead.errors import UserError
 from clead.rng import Rng, stream_key
+
+Residence = Literal["auto", "device", "host"]
+"""Where the images of a data set are, while batches are on a device; see ``Dataset.to``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +23,12 @@ class Dataset:
 
     Attributes:
         name: for people, such as ``cifar10/train``.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W]; more of them where ``rows`` says which are meant.
         labels: int64 [N].
         classes: name of every label.
         max_value: the integer that means 1.0.
+        mapped: the images are in a file, and are read as they are asked for.
+        rows: int64 [N] on the labels' device, where every sample is in ``images``; None where sample i is image i.
     """
 
     name: str
@@ -29,35 +36,87 @@ class Dataset:
     labels: Tensor
     classes: tuple[str, ...]
     max_value: int
+    mapped: bool = False
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Dataset:
-        """The same with the labels on ``device``, and the images too unless they would take half its free memory."""
+    @property
+    def remote(self) -> bool:
+        """Whether images must be fetched for every batch: from a file, or from another device than the batch's."""
+        return self.mapped or self.images.device != self.labels.device
+
+    def to(self, device: torch.device | str, images: Residence = "auto") -> Dataset:
+        """The same with the labels, and so all batches, on ``device``.
+
+        Args:
+            device: where to.
+            images: ``device`` puts all images there, still as bytes, those of a file too; ``host`` leaves them where
+                they are; ``auto`` leaves them where they would take half the free memory of a CUDA device, or where
+                they are in a file and the device has no memory of its own.
+
+        Raises:
+            UserError: ``device`` was asked for, and they do not fit there.
+        """
         device = torch.device(device)
-        crowded = device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 2
-        return replace(self, images=self.images if crowded else self.images.to(device), labels=self.labels.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        there = replace(self, labels=self.labels.to(device), rows=rows)
+        size = len(self) * self.images[:1].nbytes
+        if images == "host":
+            return there
+        arriving = self.mapped or self.images.device.type != device.type
+        if arriving and device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if images == "device" and size > free:
+                raise UserError(
+                    f"residence must be auto or host for {self.name}: its images take {size:,} bytes, "
+                    f"{device} has {free:,} free"
+                )
+            if images == "auto" and size > free / 2:
+                return there
+        elif self.mapped and images == "auto":
+            return there
+        whole = self.images if self.rows is None else self._bytes(torch.arange(len(self), device=self.labels.device))
+        moved = whole.to(device, copy=self.mapped and self.rows is None)
+        return replace(there, images=moved, mapped=False, rows=None)
 
     def select(self, indices: Tensor) -> Dataset:
-        """The samples at ``indices`` (int64 [M], on the labels' device), in that order."""
-        return replace(self, images=self.images[indices.to(self.images.device)], labels=self.labels[indices])
+        """The samples at ``indices`` (int64 [M], on the labels' device), in that order, in memory."""
+        return replace(self, images=self._bytes(indices), labels=self.labels[indices], mapped=False, rows=None)
+
+    def part(self, indices: Tensor) -> Dataset:
+        """``select``, but images that are in a file stay there."""
+        if not self.mapped:
+            return self.select(indices)
+        return replace(self, labels=self.labels[indices], rows=self._rows(indices))
+
+    def _rows(self, indices: Tensor) -> Tensor:
+        return indices if self.rows is None else self.rows[indices]
+
+    def _bytes(self, indices: Tensor) -> Tensor:
+        """uint8 [M, C, H, W], where the images are."""
+        return self.images[self._rows(indices).to(self.images.device)]
 
     def resize(self, size: tuple[int, int]) -> Dataset:
         """The images at another height and width, bilinear with antialiasing, rounded to integers again."""
-        parts = [
-            F.interpolate(part.float(), size, mode="bilinear", antialias=True, align_corners=False).round()
-            for part in self.images.split(1000)
-        ]
-        images = torch.cat(parts).clamp(0, self.max_value).to(torch.uint8)
-        return replace(self, images=images)
+        images = torch.cat([self._resized(part, size) for part in torch.arange(len(self)).split(1000)])
+        return replace(self, images=images, mapped=False, rows=None)
+
+    def _resized(self, indices: Tensor, size: tuple[int, int]) -> Tensor:
+        images = self._bytes(indices.to(self.labels.device)).float()
+        resized = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).round()
+        return resized.clamp(0, self.max_value).to(torch.uint8)
 
     def batch(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` (int64 [B], on the labels' device) as float32 [B, C, H, W] in [0, 1], there."""
         device = self.labels.device
         # A tensor, because CUDA divides by a Python number through its reciprocal: other bits than on a CPU.
         one = torch.full((), float(self.max_value), device=device)
-        return self.images[indices.to(self.images.device)].to(device).to(torch.float32) / one
+        images = self._bytes(indices)
+        if device.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory().to(device, non_blocking=True)  # waits for nothing
+        return images.to(device).to(torch.float32) / one
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +160,10 @@ class Splits:
         height, width = self.train.images.shape[2:]
         return height, width
 
-    def to(self, device: torch.device | str) -> Splits:
-        """All three parts on ``device``."""
-        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+    def to(self, device: torch.device | str, images: Residence = "auto") -> Splits:
+        """All three parts on ``device``, their images where ``images`` says; see ``Dataset.to``."""
+        train, val, test = (part.to(device, images) for part in (self.train, self.val, self.test))
+        return replace(self, train=train, val=val, test=test)
 
     def resize(self, size: tuple[int, int]) -> Splits:
         """All three parts at another height and width; the statistics stay those of the published images."""
@@ -120,7 +180,7 @@ class Splits:
         held_out = round(fraction * len(self.train))
         kept, val = stratified_split(self.train.labels.cpu(), (len(self.train) - held_out, held_out))
         device = self.train.labels.device
-        return replace(self, train=self.train.select(kept.to(device)), val=self.train.select(val.to(device)))
+        return replace(self, train=self.train.part(kept.to(device)), val=self.train.part(val.to(device)))
 
 
 def stratified_split(labels: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

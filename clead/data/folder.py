@@ -60,4 +60,4 @@ def read(folder: Path, classes: tuple[str, ...], size: int, part: str) -> Datase
         raise UserError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
     title = f"{folder.parent.resolve().name}/{part}"
     images = decode(files, size, title.replace("/", "-"))
-    return Dataset(title, images, torch.tensor(labels), classes, 255)
+    return Dataset(title, images, torch.tensor(labels), classes, 255, mapped=True)

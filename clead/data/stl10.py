@@ -73,7 +73,7 @@ def _dataset(folder: Path, name: str) -> Dataset:
     # Copy-on-write, because torch wants memory it may write to; nothing does.
     pixels = np.memmap(folder / f"{name}_X.bin", np.uint8, "c", shape=(IMAGES[name], 3, 96, 96))
     images = torch.from_numpy(pixels).transpose(2, 3)  # stored column by column
-    return Dataset(f"stl10/{name}", images, _labels(folder, name), CLASSES, 255)
+    return Dataset(f"stl10/{name}", images, _labels(folder, name), CLASSES, 255, mapped=True)
 
 
 def _labels(folder: Path, name: str) -> Tensor:

@@ -53,4 +53,5 @@ def _published_val(folder: Path, classes: tuple[str, ...], size: int) -> Dataset
     missing = next((file for file in files if not file.is_file()), None)
     if missing or not files:
         raise UserError(f"{missing or table}: expected {'a file' if missing else 'images'}, found none")
-    return Dataset(f"{FOLDER}/val", decode(files, size, f"{FOLDER}-val"), torch.tensor(labels), classes, 255)
+    images = decode(files, size, f"{FOLDER}-val")
+    return Dataset(f"{FOLDER}/val", images, torch.tensor(labels), classes, 255, mapped=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from clead.config import OnNonfinite, OptimizerConfig
 from clead.config import Stage as StageName
 from clead.engine.gradients import add_gradients
 from clead.engine.optim import build_optimizer, learning_rate
+from clead.engine.prefetch import ahead
 from clead.engine.profile import Profile
 from clead.engine.progress import Progress, Stage
 from clead.engine.run import RunFolder
@@ -71,6 +73,7 @@ class Fit:
         meta: what a checkpoint says of the model.
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
         unlabeled: images of another data set, for batches to bring along.
+        prefetch: batches that a thread makes ready before their step; 0 for images that need no waiting.
         start_epoch: called with the number of every epoch (from 0) before its first step.
         score: called after every epoch, in eval mode; the result is what had the highest score. None keeps the last.
         scored_on: the split whose accuracy that is.
@@ -94,6 +97,7 @@ class Fit:
     on_nonfinite: OnNonfinite = "stop"
     method: Method[Any] | None = None
     unlabeled: Unlabeled | None = None
+    prefetch: int = 0
     start_epoch: Callable[[int], None] | None = None
     score: Callable[[], float] | None = None
     scored_on: Literal["val", "test"] = "val"
@@ -134,15 +138,16 @@ def _train(training: Training, display: Stage, stop: list[int]) -> None:
         if task.start_epoch is not None and training.first <= epoch * per_epoch:
             with task.profile.part("epoch start"):
                 task.start_epoch(epoch)
-        for step, batch in task.profile.each(batches(task, epoch, training.first)):
-            _train_step(training, step, batch, display)
-            if step + 1 == (epoch + 1) * per_epoch:
-                training.best.update(task, epoch + 1, training.watch)
-            if step + 1 < training.total and (stop or training.due(step + 1)):
-                training.guard.check(training.folder, partial(_batch_of, task))
-                training.save(step + 1)
-                if stop:
-                    raise_stopped(stop[0])
+        with closing(batches(task, epoch, training.first)) as steps:
+            for step, batch in task.profile.each(steps):
+                _train_step(training, step, batch, display)
+                if step + 1 == (epoch + 1) * per_epoch:
+                    training.best.update(task, epoch + 1, training.watch)
+                if step + 1 < training.total and (stop or training.due(step + 1)):
+                    training.guard.check(training.folder, partial(_batch_of, task))
+                    training.save(step + 1)
+                    if stop:
+                        raise_stopped(stop[0])
 
 
 def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> None:
@@ -174,20 +179,25 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     training.folder.log(stage=task.stage, **position, loss=shown, **beside, **terms_beside)
 
 
-def batches(task: Fit, epoch: int, first: int) -> Iterator[tuple[int, Batch]]:
+def batches(task: Fit, epoch: int, first: int) -> Generator[tuple[int, Batch], None, None]:
     """The steps of an epoch from step ``first`` of the stage on: (step of the stage, batch); model in train mode."""
     total = task.epochs * task.steps_per_epoch
     task.model.eval()
     task.trained.train()
     order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
     start = epoch * task.steps_per_epoch
-    for step in range(max(start, first), start + task.steps_per_epoch):
+
+    def make(step: int) -> Batch:
         index = step - start
         samples = order[index * task.batch_size : (index + 1) * task.batch_size]
         other = None
         if task.unlabeled is not None:
             other = task.unlabeled.batch(step, task.batch_size, task.seed, samples.device)
-        yield step, Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
+        return Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
+
+    steps = range(max(start, first), start + task.steps_per_epoch)
+    for batch in ahead(make, steps, task.prefetch, task.labels.device):
+        yield batch.step, batch
 
 
 def _batch_of(task: Fit, step: int) -> Batch:

@@ -78,7 +78,7 @@ class AdvCL(ContrastiveMethod["AdvCL.Config"]):
 
     def __init__(self, config: AdvCL.Config) -> None:
         super().__init__(config)
-        self.adv_augment = find_augmentation(config.adv_augment)
+        self.adv_augment = find_augmentation(config.adv_augment, config.impl)
         self.pseudo_labels = torch.empty(0, 0, dtype=torch.int64)
 
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:

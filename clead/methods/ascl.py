@@ -95,7 +95,7 @@ class ASCL(ContrastiveMethod["ASCL.Config"]):
 
     def __init__(self, config: ASCL.Config) -> None:
         super().__init__(config)
-        self.adv_augment = find_augmentation(config.adv_augment)
+        self.adv_augment = find_augmentation(config.adv_augment, config.impl)
 
     def heads(self, feature_dim: int, num_classes: int) -> dict[str, nn.Module]:
         """A two-layer projector and the classifier of adversarial training."""

@@ -58,6 +58,11 @@ class Batch:
         """The random stream of this batch for ``purpose``."""
         return Rng.create(self.seed, purpose, self.sample_ids, self.step).view(view)
 
+    def views(self, purpose: Purpose, count: int) -> Rng:
+        """The streams of the first ``count`` views, one behind the other."""
+        first, *others = (self.rng(purpose, view) for view in range(count))
+        return first.cat(*others)
+
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -82,7 +87,7 @@ class Method(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
-        self.augment = find_augmentation(config.augment)
+        self.augment = find_augmentation(config.augment, config.impl)
         self.inner = Inner(config.speed)
         self.features_model: Model | None = None
         """The model of ``features_run``, in eval mode on the device, put here before training."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from clead.config import ContrastiveConfig
@@ -31,7 +30,7 @@ class ContrastiveMethod(Method[K], Generic[K]):
 
     def views(self, batch: Batch, count: int = 2) -> Tensor:
         """``count`` augmented views of every image, view-major: [count * B, C, H, W]."""
-        return torch.cat([self.augment(batch.images, batch.rng("augment", view)) for view in range(count)])
+        return self.augment(batch.images, batch.views("augment", count))
 
     def log_cancelled(self, batch: Batch, embeddings: Tensor, rule: FalseNegatives) -> None:
         """Log what ``rule`` does to two views [2B, d], on steps that are logged.

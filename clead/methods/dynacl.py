@@ -72,7 +72,7 @@ class DynACL(ACL):
     def views(self, batch: Batch, count: int = 2) -> Tensor:
         """Two views, the weaker the later in training."""
         augment = self.augment.faded(1 - self._faded(batch))
-        return torch.cat([augment(batch.images, batch.rng("augment", view)) for view in range(count)])
+        return augment(batch.images, batch.views("augment", count))
 
     def attacked(self, model: Model) -> nn.Module:
         """The second view is seen by the momentum encoder."""

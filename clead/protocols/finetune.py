@@ -39,7 +39,7 @@ class Classification:
         config: augmentation, and for attacked images loss and attack.
         branch: batch-norm branch of every image.
         with_encoder: the encoder is trained too.
-        impl: implementation of the perturbation operators.
+        impl: implementation of the operators.
     """
 
     model: Model
@@ -50,7 +50,7 @@ class Classification:
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """CE(f(x), y), CE(f(x'), y) or TRADES' CE(f(x), y) + beta KL(f(x) || f(x')) on augmented images."""
-        x = find_augmentation(self.config.augment)(batch.images, batch.rng("augment"))
+        x = find_augmentation(self.config.augment, self.impl)(batch.images, batch.rng("augment"))
         if not isinstance(self.config, AdvFinetuneConfig):
             return {"ce": F.cross_entropy(self.logits(x), batch.labels)}
         x_adv = self.attacked(x, batch.labels, self.config, batch.rng("attack"))
@@ -138,6 +138,7 @@ def finetune(
     checkpoint_minutes: float = 0.0,
     on_nonfinite: OnNonfinite = "stop",
     on_test: bool = False,
+    prefetch: int = 0,
 ) -> None:
     """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
 
@@ -158,6 +159,7 @@ def finetune(
         checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
         on_nonfinite: what a loss or gradient that is not finite does.
         on_test: the best epoch is chosen on ``test``, whatever ``config.select`` says.
+        prefetch: batches that a thread fetches before their step, where images are fetched.
     """
     model.eval()
     train = splits.train
@@ -168,8 +170,9 @@ def finetune(
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
     trained, loss = loss_of(model, stage, config, branch, impl)
     images: Callable[[Tensor], Tensor] = train.batch
+    fetched = train.remote
     if on_features(stage, config):
-        images = encode(model, train, branch=branch).__getitem__
+        images, fetched = encode(model, train, branch=branch).__getitem__, False
     chosen_on = splits.test if on_test else splits.val
     fit(
         Fit(
@@ -186,6 +189,7 @@ def finetune(
             checkpoint_every=checkpoint_every,
             checkpoint_minutes=checkpoint_minutes,
             on_nonfinite=on_nonfinite,
+            prefetch=prefetch if fetched else 0,
             meta=meta,
             score=(lambda: task.accuracy(chosen_on, seed)) if on_test or config.select == "best_val" else None,
             scored_on="test" if on_test else "val",

@@ -4,6 +4,7 @@ Every function takes ``impl="auto" | "reference" | "triton" | "native"``; ``prin
 """
 
 from ._native import build_info
+from .augment import augment
 from .contrastive import (
     Cancelled,
     FalseNegatives,
@@ -25,6 +26,7 @@ __all__ = [
     "FalseNegatives",
     "Impl",
     "Temperature",
+    "augment",
     "build_info",
     "cancelled",
     "clip_loss",

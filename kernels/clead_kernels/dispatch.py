@@ -91,6 +91,15 @@ SUPPORT: tuple[Support, ...] = (
         for op in ("pgd_step_", "random_start_", "project_")
         for impl, devices in (("native", ("cpu",)), ("reference", ()), ("native", ("cuda",)))
     ),
+    Support("augment", "native", devices=("cpu",), dtypes=(*_FLOATS, torch.uint8)),
+    Support("augment", "reference", dtypes=(*_FLOATS, torch.uint8)),
+    Support(
+        "augment",
+        "triton",
+        _TRITON_DEVICES,
+        (*_TRITON_DTYPES, torch.uint8),
+        (("order", ("one geometry, colours before or after it",)),),
+    ),
 )
 
 OPS: tuple[str, ...] = tuple(dict.fromkeys(row.op for row in SUPPORT))

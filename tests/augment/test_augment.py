@@ -21,7 +21,7 @@ def stream(count, *, seed=0, step=0, device="cpu"):
 def test_the_table_holds_the_documented_names():
     assert set(AUGMENTATIONS) == {"none", "digits", "crop_flip", "rrc_flip", *COLOR}
     assert {name for name, it in AUGMENTATIONS.items() if any(part.color for part in it.transforms)} == COLOR
-    assert all(find_augmentation(name) is it for name, it in AUGMENTATIONS.items())
+    assert all(find_augmentation(name) == it for name, it in AUGMENTATIONS.items())
 
 
 @pytest.mark.parametrize("channels, size", [(3, 32), (1, 8), (3, 33)])
@@ -136,6 +136,25 @@ def test_wrong_inputs_are_named():
         augment(noise(2)[0], stream(2))
     with pytest.raises(ValueError, match="rng must name 2 samples, one per image, got 3"):
         augment(noise(2), stream(3))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_made_at_once_are_the_views_made_one_by_one(name):
+    augment, images, rng = AUGMENTATIONS[name], noise(5), stream(5)
+    views = [rng.view(view) for view in range(3)]
+    together = augment(images, views[0].cat(*views[1:]))
+    assert torch.equal(together, torch.cat([augment(images, view) for view in views]))
+
+
+def test_transforms_of_ones_own_stand_among_others():
+    images, seen = noise(4), []
+    mixed = Augmentation("mixed", (Recorder(seen, 1), RandomBrightness(0.5), Recorder(seen, 2), RandomBrightness(0.5)))
+    rng = stream(4)
+    out = mixed(images, rng.cat(rng.view(1)))
+    assert [u.shape for u in seen] == [(1, 8), (2, 8)]
+    u = torch.cat([rng.uniform(5), rng.view(1).uniform(5)])[:, :, None, None].double()
+    expected = (images.repeat(2, 1, 1, 1) * (0.5 + u[:, 1:2])).clamp(0, 1) * (0.5 + u[:, 4:])
+    torch.testing.assert_close(out.double(), expected.clamp(0, 1), rtol=0, atol=1e-6)
 
 
 def test_an_empty_batch_stays_empty():

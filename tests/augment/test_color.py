@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clead.augment import ColorJitter, RandomBrightness, RandomGrayscale
-from clead.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from clead_kernels.augment.reference import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 
 FACTORS = torch.tensor([0.0, 0.2, 1.0, 1.3, 1.8], dtype=torch.float64)
 TURNS = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.2], dtype=torch.float64)

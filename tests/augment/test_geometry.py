@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from clead.augment import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
-from clead.augment.geometry import affine, resized_crop
+from clead_kernels.augment.reference import affine, resized_crop
 
 STILL = {"right": 0.0, "down": 0.0, "degrees": 0.0, "scale": 1.0}
 

@@ -1,10 +1,11 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from clead.data import DATASETS, Dataset, find_dataset, load
+from clead.data import DATASETS, Dataset, Splits, find_dataset, load
 from clead.data.base import channel_statistics, stratified_split
 from clead.errors import UserError
 
@@ -105,3 +106,62 @@ def test_holding_out_cuts_the_training_split_and_leaves_the_test_split():
     assert int(counts.min()) >= 11 and int(counts.max()) <= 13  # equal shares of every class
     again = splits.hold_out(0.1)
     assert torch.equal(again.val.images, cut.val.images)
+
+
+def mapped(path, count=30):
+    """Images in a file, and the same in memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 4, 5), dtype=np.uint8)
+    np.save(path, pixels)
+    images = torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
+    there = Dataset("x", images, torch.arange(count) % 3, ("a", "b", "c"), 255, mapped=True)
+    return there, replace(there, images=torch.from_numpy(pixels), mapped=False)
+
+
+def test_images_of_a_file_are_the_same_in_every_place(tmp_path):
+    there, memory = mapped(tmp_path / "images.npy")
+    assert there.remote and not memory.remote
+    for indices in (torch.tensor([7, 3, 20]), torch.arange(30)):
+        for one in (there.part(indices), there.select(indices), there.part(indices).to("cpu", "device")):
+            assert len(one) == len(indices) and torch.equal(one.labels, memory.labels[indices])
+            assert torch.equal(one.batch(torch.arange(len(one))), memory.batch(indices))
+            assert torch.equal(one.part(torch.tensor([2, 0])).batch(torch.tensor([1])), memory.batch(indices[:1]))
+            assert torch.equal(one.resize((3, 3)).images, memory.select(indices).resize((3, 3)).images)
+
+
+def test_what_is_held_out_of_a_file_stays_in_it(tmp_path):
+    there, memory = mapped(tmp_path / "images.npy")
+    splits, expected = (Splits.published(one, one).hold_out(0.2) for one in (there, memory))
+    assert len(splits.train) == 24 and len(splits.val) == 6
+    for found, wanted in ((splits.train, expected.train), (splits.val, expected.val)):
+        assert found.remote and found.images.data_ptr() == there.images.data_ptr()
+        order = torch.arange(len(found)).flip(0)
+        assert torch.equal(found.batch(order), wanted.batch(order)) and torch.equal(found.labels, wanted.labels)
+
+
+def test_residence_is_what_was_asked_for(tmp_path):
+    there, _ = mapped(tmp_path / "images.npy")
+    for residence in ("auto", "host"):
+        assert there.to("cpu", residence).images.data_ptr() == there.images.data_ptr()
+        assert there.to("cpu", residence).remote
+    inside = there.to("cpu", "device")
+    assert inside.images.data_ptr() != there.images.data_ptr() and not inside.remote
+    assert inside.images.dtype == torch.uint8 and torch.equal(inside.images, there.images)
+    assert inside.to("cpu", "device").images is inside.images
+
+
+@pytest.mark.gpu
+def test_residence_on_a_gpu(tmp_path, monkeypatch):
+    there, _ = mapped(tmp_path / "images.npy")
+    everything, batch = there.images.nbytes, there.batch(torch.arange(30))
+    for free, residence, device in (
+        *((3 * everything, "auto", "cuda"), (everything, "auto", "cpu"), (everything, "device", "cuda")),
+        *((3 * everything, "host", "cpu"),),
+    ):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        moved = there.to("cuda", residence)
+        assert moved.images.device.type == device and moved.remote == (device == "cpu")
+        assert moved.images.dtype == torch.uint8 and moved.labels.is_cuda
+        assert torch.equal(moved.batch(torch.arange(30, device="cuda")).cpu(), batch)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (everything - 1, everything))
+    with pytest.raises(UserError, match="residence must be auto or host for x: its images take 1,800 bytes"):
+        there.to("cuda", "device")

@@ -44,6 +44,10 @@ def test_numerics_for_few_rows() -> None:
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-k", "test_false_negatives")
 
 
+def test_numerics_of_augmentation() -> None:
+    run("-m", "pytest", str(HERE / "triton_augment_interpreted.py"))
+
+
 def test_numerics_of_similarity() -> None:
     run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"))
 

@@ -99,4 +99,4 @@ def corrupt(dataset: Dataset, name: str, severity: int) -> Dataset:
         draws = Draws(Rng(stream_key(0, f"corruption/{name}"), indices))
         x = corruption.apply(source.batch(indices), corruption.constants[severity - 1], draws)
         parts.append((x.clamp(0, 1) * 255).round().to(torch.uint8))
-    return replace(dataset, images=torch.cat(parts).to(device), max_value=255)
+    return replace(dataset, images=torch.cat(parts).to(device), max_value=255, mapped=False, rows=None)
