@@ -216,5 +216,8 @@ def test_an_encoder_from_outside(tmp_path, monkeypatch):
         ("acl", "adv_finetune", "letters", "adv")
     }
     assert [set(KEY) <= set(row) for row in found] == [True, True]
+    module = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(432, 7))\n"
+    (tmp_path / "flat_letters.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="adv_finetune needs an encoder: a run, or a file in an official format"):
-        main(["torch.nn:Flatten", *common[2:], "--protocols", "adv_finetune"])
+        main(["flat_letters:build", *common[2:], "--protocols", "adv_finetune"])
