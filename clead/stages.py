@@ -237,13 +237,10 @@ def probe(session: Session) -> None:
 
 def _report(session: Session, row: Row, protocol: str) -> None:
     """Store a row and say so."""
-    selected = session.method.selected_on_test if session.config.paper_compat else ()
-    flattered = any(what == "pretrain" or row["protocol"].startswith(what) for what in selected)
-    if flattered:
-        row = {**row, "flags": [*row["flags"], "selected_on_test"]}
-    session.folder.add_results([row])
+    flags = session.method.flags(row["protocol"])
+    session.folder.add_results([{**row, "flags": [*row["flags"], *flags]}])
     at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-    remark = ", of the epoch that is best on the test split (paper_compat)" if flattered else ""
+    remark = ", of the epoch that is best on the test split (paper_compat)" if flags else ""
     session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}{remark}")
 
 
