@@ -18,13 +18,11 @@ from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.loading import InputSpec, load, model_meta
-from clead.methods import Method, find_method
+from clead.methods import Method
 from clead.models import Model
 from clead.protocols import finetune, knn
 from clead.sources import Sources
 
-CHOSEN_ON_TEST = "selected_on_test"
-"""The flag of rows that ``chosen_on_test`` is true of."""
 PROFILED: tuple[tuple[type, str, str], ...] = (
     (Augmentation, "__call__", "augmentation"),
     *((Method, name, "attack") for name in ("perturb", "constant")),
@@ -59,7 +57,7 @@ class Session:
 
     def selected_on_test(self, what: str) -> bool:
         """Whether the test split chooses the epoch of ``what``, a stage or ``logistic_regression``."""
-        return what in selected_on_test(self.plan.method, self.config)
+        return self.config.paper_compat and what in self.method.selected_on_test
 
     @property
     def meta(self) -> dict[str, object]:
@@ -71,16 +69,6 @@ class Session:
         if checkpoint.latest(self.folder.checkpoints, stage) is None:
             raise UserError(f"{self.folder.path}: expected a checkpoint of {stage}, found none; run that stage first")
         return load(self.folder.path, stage=stage).to(self.device)
-
-
-def selected_on_test(method: str, config: TrainConfig) -> tuple[str, ...]:
-    """What the test split chooses the epoch of: nothing without ``paper_compat``."""
-    return find_method(method)(config).selected_on_test if config.paper_compat else ()
-
-
-def chosen_on_test(method: str, config: TrainConfig, protocol: str) -> bool:
-    """Whether the test split chose an epoch that the numbers of ``protocol`` rest on."""
-    return any(what == "pretrain" or protocol.startswith(what) for what in selected_on_test(method, config))
 
 
 def pretraining(session: Session, model: Model) -> Fit:
@@ -175,7 +163,7 @@ def fit_on(
         folder: gets checkpoints and metrics, and is continued from.
         progress: where to show progress.
         meta: what a checkpoint says of the encoder.
-        on_test: choose the epoch on the test split, see ``chosen_on_test``.
+        on_test: choose the epoch on the test split, see ``Method.selected_on_test``.
     """
     settings = config.finetuning(stage)
     finetune(

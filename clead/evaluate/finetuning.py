@@ -21,8 +21,9 @@ from clead.errors import UserError
 from clead.evaluate.models import Opened, subject_of
 from clead.evaluate.session import Session
 from clead.loading import load
+from clead.methods import find_method
 from clead.models import Model
-from clead.stages import CHOSEN_ON_TEST, chosen_on_test, fit_on, meta_of, selected_on_test
+from clead.stages import fit_on, meta_of
 
 SCHEMA = 1
 
@@ -80,8 +81,8 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
     branches = opened.model.encoder.bn_config.branches
     if branch not in branches:
         raise UserError(f"{stage}.branch must be of {', '.join(branches)}, got {branch!r}")
-    of_method = opened.run is not None
-    on_test = of_method and stage in selected_on_test(opened.method, config)
+    method = None if opened.run is None else find_method(opened.method)(config)
+    on_test = config.paper_compat and method is not None and stage in method.selected_on_test
     if opened.whole and opened.run is not None and _did(opened.run, stage, config, opened.config):
         model = load(opened.run, stage=stage).to(device)
     else:
@@ -110,7 +111,7 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
         },
         samples=session.arguments.samples,
         batch_size=session.arguments.batch_size,
-        flags=(CHOSEN_ON_TEST,) if of_method and chosen_on_test(opened.method, config, stage) else (),
+        flags=() if method is None else method.flags(stage),
     )
     return replace(opened, subject=subject, model=model, config=config, splits=splits)
 

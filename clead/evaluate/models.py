@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from clead.methods import find_method
 from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
 from clead.sources import Sources
-from clead.stages import CHOSEN_ON_TEST, chosen_on_test
 
 LABELS = ("undefended", "random")
 NEED_CLASSIFIER = {"attacks", "transfer", "corruptions", "sweep_eps", "sweep_steps"}
@@ -94,7 +94,7 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
         },
         samples=arguments.samples,
         batch_size=arguments.batch_size,
-        flags=(CHOSEN_ON_TEST,) if chosen_on_test(method, config, protocol) else (),
+        flags=find_method(method)(config).flags(protocol),
     )
     if arguments.out:
         folders = [arguments.out]
@@ -115,7 +115,7 @@ def subject_of(
     key: dict[str, Any],
     samples: int | None,
     batch_size: int,
-    flags: tuple[str, ...] = (),
+    flags: Sequence[str] = (),
 ) -> Subject:
     """What the protocols look at in a model with a classifier.
 
@@ -134,7 +134,9 @@ def subject_of(
     classifier = Classifier.of(model, branch, getattr(config, "temperature", 0.5))
     looked_at = first_samples(test, samples)
     key, impl = {**key, **fixed}, config.impl
-    return Subject(name, classifier, test, looked_at, key, config.seed, impl, batch_size=batch_size, suspicions=flags)
+    return Subject(
+        name, classifier, test, looked_at, key, config.seed, impl, batch_size=batch_size, suspicions=tuple(flags)
+    )
 
 
 def first_samples(test: Dataset, count: int | None) -> Tensor:

@@ -16,6 +16,7 @@ from clead.errors import UserError
 from clead.evaluate.measures import encoding_measures
 from clead.evaluate.models import LABELS, Opened, open_model
 from clead.evaluate.outside import is_outside, open_outside
+from clead.methods import find_method
 from clead.models import Model
 from clead.protocols.attempts import AttackSpec
 from clead.protocols.catalogue import find_attack, find_attacks
@@ -27,7 +28,6 @@ from clead.protocols.sanity import Check, quick_checks, thorough_checks
 from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
 from clead.protocols.transfer import Transfer, same_images
 from clead.sources import Sources
-from clead.stages import CHOSEN_ON_TEST, chosen_on_test
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +139,11 @@ def regressions(session: Session, opened: Opened) -> Iterator[Row]:
 
 def _flagged(row: Row, opened: Opened) -> Row:
     """With the flags of the model, less what was said of its classifier alone."""
-    flags = [flag for flag in opened.subject.flags if flag != CHOSEN_ON_TEST]
-    chosen = chosen_on_test(opened.method, opened.config, row["protocol"])
-    return {**row, "flags": [*flags, *([CHOSEN_ON_TEST] if chosen else [])]}
+    flags = [flag for flag in opened.subject.flags if flag != "selected_on_test"]
+    return {
+        **row,
+        "flags": flags + (find_method(opened.method)(opened.config).flags(row["protocol"]) if opened.run else []),
+    }
 
 
 def _encoder(opened: Opened) -> tuple[Model, dict[str, Any]]:

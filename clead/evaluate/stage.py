@@ -26,7 +26,7 @@ from clead.protocols.robustness import attack_all, robustness
 from clead.protocols.sanity import quick_checks
 from clead.protocols.subject import Subject
 from clead.protocols.sweeps import eps_cases, sweep
-from clead.stages import CHOSEN_ON_TEST, Session, chosen_on_test
+from clead.stages import Session
 
 _EXAMPLES = 8
 
@@ -141,12 +141,10 @@ def probe(session: Session) -> None:
 
 def _report(session: Session, row: Row, protocol: str) -> None:
     """Store a row and say so."""
-    flattered = chosen_on_test(session.plan.method, session.config, row["protocol"])
-    if flattered:
-        row = {**row, "flags": [*row["flags"], CHOSEN_ON_TEST]}
-    session.folder.add_results([row])
+    flags = session.method.flags(row["protocol"])
+    session.folder.add_results([{**row, "flags": [*row["flags"], *flags]}])
     at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
-    remark = ", of the epoch that is best on the test split (paper_compat)" if flattered else ""
+    remark = ", of the epoch that is best on the test split (paper_compat)" if flags else ""
     session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}{remark}")
 
 

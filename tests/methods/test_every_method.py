@@ -1,5 +1,6 @@
 """One table, one body: what holds for every method."""
 
+import io
 import json
 from dataclasses import fields, replace
 
@@ -74,6 +75,56 @@ def test_a_step_leaves_mode_gradients_and_global_state(name):
     method.training_loss(model, batch())
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@EVERY_METHOD
+def test_an_attack_leaves_the_model_as_it_was(name, monkeypatch):
+    method, model = make(name)
+    model.train()
+    attacks = []
+
+    def state():
+        return [(value.clone(), value.requires_grad, value.grad) for value in (*model.parameters(), *model.buffers())]
+
+    def watched(*args, **settings):
+        before = state()
+        x_adv = perturb(*args, **settings)
+        attacks.append(x_adv)
+        for (old, needed, old_grad), (new, needs, grad) in zip(before, state(), strict=True):
+            assert torch.equal(old, new) and needs == needed and grad is old_grad is None
+        assert all(module.training for module in model.modules()) and not x_adv.requires_grad
+        return x_adv
+
+    perturb = method.perturb
+    monkeypatch.setattr(method, "perturb", watched)
+    method.training_loss(model, batch())
+    assert bool(attacks) == hasattr(method.config, "attack")
+
+
+@EVERY_METHOD
+def test_a_step_after_a_checkpoint_is_the_step_without_one(name):
+    method, model = make(name)
+    model.train()
+
+    def step(index):
+        terms = method.training_loss(model, replace(batch(index), progress=index / 4))
+        gradients = torch.autograd.grad(sum(terms.values()), list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+        return {term: value.item() for term, value in terms.items()}
+
+    step(0)
+    kept = io.BytesIO()
+    torch.save((model.state_dict(), method.state_dict()), kept)
+    expected = [step(1), step(2)]
+    kept.seek(0)
+    weights, state = torch.load(kept)
+    method = METHODS[name](method.config)
+    model = build_model(method, SPEC).train()
+    model.load_state_dict(weights)
+    method.load_state_dict(state)
+    assert [step(1), step(2)] == expected
 
 
 def losses_of(name, impl, steps=20):
