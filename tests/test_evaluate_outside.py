@@ -1,7 +1,9 @@
 """Models that no run of ours trained, through the command."""
 
 import json
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,6 +140,32 @@ def test_a_function_of_the_users(images, tmp_path, monkeypatch):
     main(["theirs:ours", *data[:-2], "--out", str(tmp_path / "ours"), "--protocols", "knn"])
     (row,) = json.loads((tmp_path / "ours" / "results.json").read_text())["results"]
     assert (row["protocol"], row["bn_branch"]) == ("knn_features", "adv")
+
+
+def test_a_librarys_model(images, tmp_path, monkeypatch):
+    namespace, offline = {}, []
+    exec(THEIRS, namespace)
+
+    def create_model(name, pretrained):
+        offline.append(os.environ.get("HF_HUB_OFFLINE"))
+        model = namespace["build"]()
+        model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
+        return model
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    data = ["--data", "folder", "--data-dir", str(images), "--image-size", "8", "--out", str(tmp_path / "out")]
+    main(["timm:red.or_blue", *data, "--attacks", "fgsm", "--eps", "84/255,86/255"])
+    main(["timm:red.or_blue", *data, "--attacks", "fgsm", "--eps", "84/255", "--download"])
+    assert offline == ["1", None]
+    found = rows(tmp_path / "out")
+    assert found["fgsm", 84 / 255]["accuracy"] == 1 and found["fgsm", 86 / 255]["accuracy"] == 0
+    assert {row["run"] for row in found.values()} == {"timm:red.or_blue"}
+    gray = ["--data", "digits", "--out", str(tmp_path / "none")]
+    with pytest.raises(
+        UserError, match=r"timm:red.or_blue: .* found ValueError: x must be floating point \[B, 3, H, W\]"
+    ):
+        main(["timm:red.or_blue", *gray])
 
 
 EXPECTED = r"expected float32 logits \[2, 2\] of images \[2, 3, 8, 8\], found "
