@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -208,6 +209,8 @@ def test_unfinished_run_says_what_is_missing(tmp_path, capsys):
         f"accuracy_against_eps not drawn: {run}/results.json: expected this file of the run folder, found none",
         f"image_grid not drawn: {run}/examples.safetensors: expected this file of the run folder, found none",
         f"drew {run}/figures/loss_curves.png",
+        f"wrote {run}/report.html",
+        f"wrote {run}/report.md",
     ]
 
 
@@ -227,6 +230,26 @@ def test_draws_the_figures(tmp_path, capsys):
         f"drew {run}/figures/accuracy_against_eps.png",
     ]
     assert (run / "figures" / "accuracy_against_eps.png").stat().st_size > 10_000
+    assert (run / "report.html").read_text().count("<img ") == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "folder"),
+    [
+        (["a/r"], [], "a/r"),
+        (["a/r", "a/s"], [], "a"),
+        (["a/r", "a/s"], ["--out", "page"], "page"),
+        (["a/r", "b/r"], [], "."),
+        (["a/r"], ["--no-figures"], None),
+    ],
+)
+def test_where_the_page_goes(tmp_path, capsys, monkeypatch, names, arguments, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "draw_all", lambda *_: [])
+    runs = [write_run(tmp_path / name, [row("trained", "clean", 0.5)], compare=[]) for name in names]
+    assert command(capsys, *runs, *arguments)[0] == 0
+    found = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("report.*"))
+    assert found == ([] if folder is None else [Path(folder) / name for name in ("report.html", "report.md")])
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def _check_row(path: Path, index: int, row: object) -> None:
     for key in ("model", "name"):
         if not isinstance(row.get(key), str):
             raise UserError(f"{path}: expected a string under {key} of row {index}, found {row.get(key)!r}")
-    for key in ("dataset", "split"):
+    for key in ("dataset", "split", "protocol", "bn_branch", "corruption", "attack", "norm"):
         if not isinstance(row.get(key), str | None):
             raise UserError(f"{path}: expected a string or null under {key} of row {index}, found {row[key]!r}")
     for key in ("eps", "samples", "severity"):

@@ -114,7 +114,9 @@ def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
 def legend_below(axes: Axes) -> None:
     """The names of the lines below the axes, where they hide none."""
     long = max((len(name) for name in axes.get_legend_handles_labels()[1]), default=0) > 28
-    down = axes.transAxes + ScaledTranslation(0, -46 / 72, axes.get_figure(root=True).dpi_scale_trans)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    down = axes.transAxes + ScaledTranslation(0, -46 / 72, figure.dpi_scale_trans)
     where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, 0), "bbox_transform": down}
     axes.legend(**where, ncols=1 if long else 2, frameon=False, fontsize=SMALL, labelcolor=INK)
 

@@ -88,12 +88,9 @@ def corruption_table(groups: Sequence[Group]) -> Table | None:
         for row in (row for run in group.runs for row in run.rows):
             if row.get("corruption") and row.get("severity") and row.get("accuracy") is not None:
                 source = "our generator" if "cifar10c_style" in (row.get("flags") or ()) else "official files"
-                line = (
-                    f"{group.name}: {model_name(row['model'], group.first.method)}",
-                    str(row.get("dataset")),
-                    source,
-                )
-                found.setdefault(line, {}).setdefault(row["severity"], []).append(row)
+                model = f"{group.name}: {model_name(row['model'], group.first.method)}"
+                line = found.setdefault((model, str(row.get("dataset")), source), {})
+                line.setdefault(row["severity"], []).append(row)
     if not found:
         return None
     severities = sorted({severity for by_severity in found.values() for severity in by_severity})

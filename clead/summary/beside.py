@@ -29,12 +29,12 @@ def _table(table: PaperTable, there: list[tuple[PaperRow, Group]]) -> Table:
     rows = []
     for paper, group in there:
         name = f"{paper.recipe}, {paper.protocol}" if paper.protocol else paper.recipe
-        rows.append([name, "paper", *("–" if value is None else f"{value:g}" for value in paper.numbers)])
+        rows.append([f"paper: {name}", *("–" if value is None else f"{value:g}" for value in paper.numbers)])
         cells = cells_of(group)
         ours = [find_cell(cells, column, paper.protocol) for column in table.columns]
         texts = ["–" if cell is None else cell.text(len(group.runs)) for cell in ours]
-        rows.append([group.name, f"ours, {group.seeds}", *texts])
-    heads = ["row", "", *(column.label for column in table.columns)]
+        rows.append([f"ours: {group.name}, {group.seeds}", *texts])
+    heads = ["row", *(column.label for column in table.columns)]
     return Table(heads, rows, table.name, [table.note] if table.note else [])
 
 
