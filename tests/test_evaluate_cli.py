@@ -22,6 +22,7 @@ from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate import session, stage
+from clead.evaluate.measures import accuracy_measures
 from clead.evaluate.table import headlines
 from clead.protocols import sweeps
 from clead.protocols.attempts import AttackSpec
@@ -215,8 +216,37 @@ def test_measures_have_a_file_of_their_own_with_formulas(run):
     assert values["trained", "gap_closed", f"{of}, random to main"] == 1
     assert values["random", "gap_closed", f"{of}, random to main"] == 0
     assert all(measure["formula"] for measure in content["measures"])
+    with pytest.raises(UserError, match="metrics need images of two classes, two of one of them, got 1 images"):
+        evaluate.main([str(run), "--protocols", "metrics", "--samples", "1"])
     with pytest.raises(UserError, match="--gap must name runs that are evaluated, got 'simclr'"):
         evaluate.main([*command, "--gap", "random,simclr"])
+
+
+def test_the_drop_of_a_classifier_is_from_its_own_clean_accuracy():
+    key = {"dataset": "d", "severity": None, "corruption": None, "norm": None, "eps": None, "flags": [], "samples": 9}
+    clean = {**key, "attack": None, "name": "clean"}
+    pgd = {**key, "attack": "pgd", "name": "pgd20", "norm": "linf", "eps": 0.1}
+    worn = {**key, "attack": None, "name": "fog", "corruption": "fog", "severity": 5, "dataset": "d-c"}
+    numbers = {"a": (0.8, 0.4, 0.6), "b": (0.5, 0.2, 0.1)}
+    rows = [
+        {**row, "run": run, "protocol": protocol, "accuracy": accuracy / (1 + index)}
+        for run, values in numbers.items()
+        for index, protocol in enumerate(["end_to_end" if run == "a" else "linear_eval", "adv_finetune"])
+        for row, accuracy in zip((clean, pgd, worn), values, strict=True)
+    ]
+    rows.insert(2, {**clean, "run": "a", "protocol": "knn_features", "accuracy": 0.1})
+    measures = list(accuracy_measures(rows, ["a", "b"]))
+    relative = [measure for measure in measures if measure["name"] == "relative_drop"]
+    drops = [(m["run"], m["protocol"], m["value"]) for m in relative if "pgd" in m["of"]]
+    assert drops == [
+        ("a", "end_to_end", pytest.approx(0.5)),
+        ("a", "adv_finetune", pytest.approx(0.5)),
+        ("b", "linear_eval", pytest.approx(0.6)),
+        ("b", "adv_finetune", pytest.approx(0.6)),
+    ]
+    fog = [m["value"] for m in relative if "fog" in m["of"]]
+    assert fog == pytest.approx([0.25, 0.25, 0.8, 0.8])
+    assert sorted(m["value"] for m in measures if m["name"] == "gap_closed") == [0.0] * 4 + [1.0] * 4
 
 
 def test_sweeps_corruptions_and_checks_leave_the_table_as_it_was(run, monkeypatch, capsys):

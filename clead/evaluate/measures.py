@@ -51,6 +51,9 @@ def encoding_measures(opened: Opened) -> Iterator[Row]:
     The views of the alignment are two draws of the augmentation the model was trained with.
     """
     subject = opened.subject
+    counts = subject.labels.bincount()
+    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        raise UserError(f"metrics need images of two classes, two of one of them, got {len(subject.samples)} images")
     augment = find_augmentation(opened.config.augment)
     rng = Rng.create(subject.seed, "augment", subject.samples)
     for of, encode in subject.classifier.encodings.items():

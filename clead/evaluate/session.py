@@ -23,7 +23,7 @@ from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.corruptions import corruption_rows
 from clead.protocols.knn import knn
 from clead.protocols.logistic_regression import logistic_regression
-from clead.protocols.robustness import robustness
+from clead.protocols.robustness import clean_outcome, outcome_row, robustness
 from clead.protocols.sanity import Check, quick_checks, thorough_checks
 from clead.protocols.sweeps import RADII, eps_cases, steps_cases, sweep
 from clead.protocols.transfer import Transfer, same_images
@@ -91,8 +91,9 @@ def corruptions(session: Session, opened: Opened) -> Iterator[Row]:
 
 
 def sweep_eps(session: Session, opened: Opened) -> Iterator[Row]:
-    """PGD-20 at the radii of ``--eps``, by default 1 to 32/255 in linf."""
+    """PGD-20 at the radii of ``--eps``, by default 1 to 32/255 in linf; the clean accuracy is that at radius 0."""
     arguments = session.arguments
+    yield outcome_row(opened.subject, "clean", clean_outcome(opened.subject))
     yield from _swept(opened, eps_cases(arguments.norm, arguments.eps or RADII))
 
 

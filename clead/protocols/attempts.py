@@ -32,6 +32,7 @@ class Problem:
 
     Attributes:
         classifier: the white box.
+        folded: the same up to rounding, faster.
         x: [B, C, H, W] in [0, 1].
         labels: int64 [B].
         samples: int64 [B], indices within the split.
@@ -43,6 +44,7 @@ class Problem:
     """
 
     classifier: Classifier
+    folded: Classifier
     x: Tensor
     labels: Tensor
     samples: Tensor
@@ -62,10 +64,13 @@ class Problem:
         """The stream of the random start."""
         return Rng.create(self.seed, "eval_attack", self.samples, self.turn)
 
-    def objective(self, loss: Callable[[Tensor, Tensor], Tensor], labels: Tensor | None = None) -> Objective:
-        """``loss(logits, labels)`` of the frozen classifier."""
+    def objective(
+        self, loss: Callable[[Tensor, Tensor], Tensor], labels: Tensor | None = None, *, exact: bool = False
+    ) -> Objective:
+        """``loss(logits, labels)`` of the frozen classifier; ``exact`` where rounding decides, as on its boundary."""
         chosen = self.labels if labels is None else labels
-        return Objective(self.classifier.module, self.classifier.logits, lambda logits: loss(logits, chosen))
+        classifier = self.classifier if exact else self.folded
+        return Objective(classifier.module, classifier.logits, lambda logits: loss(logits, chosen))
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ def contrastive_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
 def cw_l2_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
     """The nearest adversarial image; it counts where it is within the radius."""
     assert spec.steps is not None
-    x_adv, distance = cw_l2(problem.objective(margin), problem.x, steps=spec.steps)
+    x_adv, distance = cw_l2(problem.objective(margin, exact=True), problem.x, steps=spec.steps)
     inside = (distance <= problem.eps).view(-1, *[1] * (problem.x.dim() - 1))
     return Perturbed(torch.where(inside, x_adv, problem.x), distance=distance)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ROWS = 1024  # of the N x N distances that are in memory at once
+_TINY = 1e-12
 
 FORMULAS = {
     "alignment": "mean ||z(t(x)) - z(t'(x))||_2^2, z of length 1",
@@ -53,7 +54,8 @@ def class_distance_ratio(z: Tensor, labels: Tensor) -> float:
         within += float(part[same].sum())  # each image is at 0 from itself
         between += float(part[~same].sum())
     alike = int(labels.bincount().square().sum())
-    return (between / (len(z) ** 2 - alike)) / (within / (alike - len(z)))
+    # A collapsed encoder keeps all pairs at distance 0: no class is apart from another, the ratio is 1.
+    return (between / (len(z) ** 2 - alike) + _TINY) / (within / (alike - len(z)) + _TINY)
 
 
 def relative_drop(clean: float, adversarial: float) -> float:

@@ -43,7 +43,8 @@ def attack_all(
 ) -> Outcome:
     """Attack every image of ``subject``.
 
-    The attempts on an image do not depend on those on others, so leaving out the broken ones changes no result.
+    The attempts on an image do not depend on those on others, so leaving out the broken ones changes no result. Whether
+    an attempt succeeded is what the model itself says, whatever made it.
 
     Args:
         subject: the model and its images.
@@ -57,6 +58,7 @@ def attack_all(
     correct = subject.correct(images) if correct is None else correct
     turns = spec.turns(len(subject.test.classes))
     size = len(images) if spec.library else subject.batch_size
+    folded = subject.classifier if spec.library else subject.classifier.folded()
     constraint = Constraint(spec.norm, eps)  # type: ignore[arg-type]  # a name of NORMS
     robust, found, flags = correct.clone(), images.clone(), dict[str, None]()
     distance = torch.full((len(images),), math.nan, dtype=torch.float64, device=images.device)
@@ -65,6 +67,7 @@ def attack_all(
         for part in todo.split(size) if len(todo) else ():
             problem = Problem(
                 subject.classifier,
+                folded,
                 images[part],
                 labels[part],
                 subject.samples[part],

@@ -43,6 +43,7 @@ def test_alignment_by_hand():
 
 def test_a_collapsed_encoder_is_neither_uniform_nor_infinite():
     assert uniformity(torch.ones(9, 3)) == pytest.approx(0)
+    assert class_distance_ratio(torch.ones(9, 3), torch.arange(9) % 3) == pytest.approx(1)
 
 
 def test_drops_and_gaps_of_adaptive_fnc():

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from clead.data import Dataset
 from clead.errors import UserError
+from clead.models import BatchNormConfig, LinearHead, Model, build_encoder, initialise
 from clead.protocols.catalogue import CATALOGUE, find_attack
 from clead.protocols.robustness import HEADLINE, attack_all, robustness, verify
-from clead.protocols.subject import Classifier
+from clead.protocols.subject import Classifier, Subject
 
 OURS = ["fgsm", "rfgsm", "ffgsm", "pgd20", "cw", "mifgsm10", "targeted20"]
 
@@ -204,3 +206,44 @@ def test_every_attack_of_the_contract_is_there():
     assert {"fgsm", "rfgsm", "ffgsm", "pgd", "cw_linf", "cw_l2"} < ids
     assert {"apgd_ce", "apgd_dlr", "apgd_t", "fab", "square", "autoattack"} < ids
     assert HEADLINE not in ids
+
+
+@pytest.fixture
+def ours(network):
+    """A model of ours with two batch-norm branches of its own statistics each."""
+    bn = BatchNormConfig(branches=("clean", "adv"))
+    encoder = build_encoder("digits_cnn", in_channels=1, mean=(0.3,), std=(0.4,), bn=bn)
+    model = Model(encoder, {"classifier": LinearHead(encoder.feature_dim, 5)})
+    initialise(model, 0)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if ".branch." in name:
+            value.uniform_(0.5, 1.5, generator=generator)
+    classifier = Classifier.of(model.eval(), "adv")
+    images = torch.randint(0, 256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    model.heads["classifier"].bias.data -= classifier.predict(images / 255).mean(0)  # or all are of one class
+    labels = classifier.predict(images / 255).argmax(1)
+    test = Dataset("made/test", images, labels, tuple("abcde"), 255)
+    return Subject("ours", classifier, test, torch.arange(60), network.key, 3)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd10", "cw10", "pgd10_l2", "targeted5", "mifgsm5", "rfgsm"])
+def test_an_attack_on_the_folded_model_is_the_attack_on_the_model(ours, name):
+    spec, eps = find_attack(name), 0.15 if name.endswith("l2") else 0.04
+    logits = ours.classifier.logits
+    plain = replace(ours, classifier=replace(ours.classifier, logits=lambda x: logits(x)))
+    assert ours.classifier.folded().module is not ours.classifier.module
+    assert plain.classifier.folded() is plain.classifier  # what nobody knows is not folded
+    before = {key: value.clone() for key, value in ours.classifier.module.state_dict().items()}
+    fast, slow = (attack_all(subject, spec, eps, skip=False) for subject in (ours, plain))
+    assert 0 < fast.robust.sum() < 60 and torch.equal(fast.robust, slow.robust)
+    near = (fast.x_adv - slow.x_adv).abs() < 1e-5
+    assert near.double().mean() > 0.999  # a gradient of nearly zero may have another sign
+    assert all(torch.equal(value, before[key]) for key, value in ours.classifier.module.state_dict().items())
+
+
+def test_success_is_what_the_model_itself_says(ours, monkeypatch):
+    other = replace(ours.classifier, logits=lambda x: -ours.classifier.logits(x))
+    monkeypatch.setattr(Classifier, "folded", lambda self: other)
+    outcome = attack_all(ours, find_attack("pgd5"), 0.1)
+    assert torch.equal(outcome.robust, ours.correct(outcome.x_adv)) and outcome.robust.sum() > 40
