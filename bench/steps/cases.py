@@ -18,6 +18,7 @@ from clead.models import initialise
 from clead.recipes import RECIPES
 
 from ..timing import Stage
+from .loading import PILLoading
 from .plain import make_plain
 
 CHANNELS = {"digits": 1, "cifar10": 3}
@@ -27,15 +28,17 @@ POOL = 600  # images; AdvCL asks for 500
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a step: the official codes' attack or ours, and the levers."""
+    """A form of a step: the official codes' attack or ours, the levers, and how images come."""
 
     plain: bool
     speed: SpeedConfig
+    loading: bool = False
 
 
 _OFF = SpeedConfig(fold=False)
 FORMS = {
     "plain": Form(True, _OFF),
+    "plain+loading": Form(True, _OFF, loading=True),
     "plain+channels_last": Form(True, replace(_OFF, channels_last=True)),
     "plain+bf16": Form(True, replace(_OFF, precision="bf16")),
     "frozen": Form(False, _OFF),
@@ -123,7 +126,9 @@ def prepare(case: StepCase, form: Form, device: str) -> Step:
     wrapped: Any = method
     for name in ("augment", "adv_augment"):
         if hasattr(method, name):
-            setattr(wrapped, name, _Augmentation(getattr(method, name), step, device))
+            augmentation = getattr(method, name)
+            augmentation = PILLoading(augmentation, pool) if form.loading else augmentation
+            setattr(wrapped, name, _Augmentation(augmentation, step, device))
     wrapped.perturb = _timed(method.perturb, "attack", step, device)
     wrapped.constant = _timed(method.constant, "attack", step, device)
     step.stages = [run]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,6 +17,7 @@ from clead.methods import METHODS
 from .. import memory, rows, table, timing
 from ..rows import Row
 from ..run import QUICK_MINUTES, Options
+from . import optimizers
 from .cases import FORMS, Step, StepCase, prepare, synchronize
 
 PARTS = ("augment", "attack", "loss", "optimizer")
@@ -43,7 +45,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> tuple[list[Row]
 
 def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]:
     cases = [c for c in grid(options.quick, options.device == "cuda") if options.cases in f"step/{c.name}"]
-    if not cases:
+    updates = [name for name in optimizers.CONFIGS if options.cases in f"optimizer/{name}-resnet18"]
+    if not cases and not updates:
         raise ValueError(f"no step has {options.cases!r} in its op/case")
     environment = rows.environment(options.device, options.threads)
     rates = {name: _matmul_rate(dtype, options.device) for name, dtype in _DTYPES.items()}
@@ -51,12 +54,14 @@ def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]
     say("matmul: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     end = time.monotonic() + 60 * (options.minutes or (QUICK_MINUTES if options.quick else float("inf")))
     done: list[Row] = []
-    for number, case in enumerate(cases):
+    todo = [(name, partial(optimizers.measure, name), optimizers.show) for name in updates]
+    todo += [(case.name, partial(_measure, case, rates), _table) for case in cases]
+    for number, (_, measure, show) in enumerate(todo):
         if time.monotonic() > end:
-            say("\nout of time, not run: " + ", ".join(c.name for c in cases[number:]))
+            say("\nout of time, not run: " + ", ".join(name for name, *_ in todo[number:]))
             break
-        found = _measure(case, options, environment, rates)
-        say(_table(found))
+        found = measure(options, environment)
+        say(show(found))
         done += found
         if options.csv:
             rows.append_csv(options.csv, found)
@@ -65,7 +70,7 @@ def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]
     return done, not any(row["reason"].startswith(("wrong", "failed")) for row in done if row["reason"])
 
 
-def _measure(case: StepCase, options: Options, environment: Row, rates: dict[str, float]) -> list[Row]:
+def _measure(case: StepCase, rates: dict[str, float], options: Options, environment: Row) -> list[Row]:
     steps, reasons, errors = _enter(case, options)
     flops = _flops(case, options.device)
     fewest = 2 if options.quick else 3
@@ -120,7 +125,10 @@ def _enter(case: StepCase, options: Options) -> tuple[dict[str, Step], dict[str,
             reasons[name] = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
             continue
         off = abs(losses[name] / losses["plain"] - 1) if "plain" in losses else 0.0
-        if not off <= TOLERANCE[form.speed.precision]:
+        if form.loading:  # its random numbers are others
+            steps[name] = step
+            del losses[name]
+        elif not off <= TOLERANCE[form.speed.precision]:
             reasons[name] = f"wrong: the loss is off by {off:.1%}"
         else:
             steps[name] = step
@@ -209,16 +217,18 @@ def _child(sender: Connection, case: StepCase, form: str, threads: int) -> None:
 
 def _table(found: list[Row]) -> str:
     """One case: a line for each form."""
-    head = ["form", "ms", "p20 .. p80", "x plain", "images/s", "of matmul", "peak MB"]
+    head = ["form", "ms", "p20 .. p80", "x plain", "x loading", "images/s", "of matmul", "peak MB"]
     lines = [[*head, *(f"{part} ms" for part in PARTS), "loss off by"]]
-    for row in found:
-        if row["mode"] != "full" or row["reason"]:
-            continue
+    full = [row for row in found if row["mode"] == "full" and not row["reason"]]
+    loading = next((row["p50_ms"] for row in full if row["impl"] == "plain+loading"), None)
+    for row in full:
         parts = {other["mode"]: other["p50_ms"] for other in found if other["impl"] == row["impl"]}
         span = f"{table.milliseconds(row['p20_ms'])} .. {table.milliseconds(row['p80_ms'])}"
-        ratio = "" if row["ratio_to_eager"] is None else f"{row['ratio_to_eager']:.2f}"
-        line = [row["impl"], table.milliseconds(row["p50_ms"]), span, ratio, f"{1e3 * row['rows'] / row['p50_ms']:.1f}"]
-        line += [f"{row['ratio_to_line']:.0%}", "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"]
+        ratios = ["" if row["ratio_to_eager"] is None else f"{row['ratio_to_eager']:.2f}"]
+        ratios.append("" if loading is None else f"{loading / row['p50_ms']:.2f}")
+        line = [row["impl"], table.milliseconds(row["p50_ms"]), span, *ratios]
+        line += [f"{1e3 * row['rows'] / row['p50_ms']:.1f}", f"{row['ratio_to_line']:.0%}"]
+        line.append("" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}")
         line += [table.milliseconds(parts[part]) for part in PARTS]
         lines.append([*line, "" if row["value_error"] is None else f"{row['value_error']:.1e}"])
     refused = [f"  -- {row['impl']}: {row['reason']}" for row in found if row["reason"]]

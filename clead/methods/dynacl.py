@@ -90,8 +90,8 @@ class DynACL(ACL):
 
     @torch.no_grad()
     def _follow(self, model: Model) -> None:
-        for mine, other in zip(self.momentum_model(model).parameters(), model.parameters(), strict=True):
-            mine.lerp_(other, 1 - self.config.momentum)
+        mine, others = (list[Tensor](one.parameters()) for one in (self.momentum_model(model), model))
+        torch._foreach_lerp_(mine, others, 1 - self.config.momentum)
 
     def _faded(self, batch: Batch) -> float:
         """The share of training done, in whole stages."""

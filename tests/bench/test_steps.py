@@ -1,5 +1,7 @@
 """Whole steps through the harness, and that the plain form costs what the official codes cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,11 @@ import bench.steps.run as harness
 from bench import rows
 from bench.__main__ import main, parse
 from bench.run import Options
+from bench.steps import optimizers
 from bench.steps.cases import FORMS, StepCase, prepare
+from bench.steps.loading import PILLoading
+from clead.augment import AUGMENTATIONS
+from clead.rng import Rng
 
 # Passes over a batch, a backward pass counting 1 for the images and 1 for the weights, from the official codes:
 # (method, attack steps, plain, needed).
@@ -42,7 +48,9 @@ def test_plain_steps_cost_what_the_official_codes_cost(method, steps, plain, nee
 def test_rows_of_a_step(monkeypatch, tmp_path):
     monkeypatch.setattr(harness, "grid", lambda quick, cuda: [StepCase("acl", "digits", 8, steps=1)])
     lines = []
-    found, sound = harness.run(Options(quick=True, memory=False, json=tmp_path / "rows.json"), lines.append)
+    found, sound = harness.run(
+        Options(quick=True, memory=False, cases="step/", json=tmp_path / "rows.json"), lines.append
+    )
     assert sound and all(tuple(row) == rows.COLUMNS for row in found)
     full = {row["impl"]: row for row in found if row["mode"] == "full"}
     assert set(full) == {name for name in FORMS if "graph" not in name}
@@ -54,10 +62,13 @@ def test_rows_of_a_step(monkeypatch, tmp_path):
         assert 0 < row["ratio_to_line"] < 1.5
         parts = {other["mode"]: other["p50_ms"] for other in found if other["impl"] == name}
         assert all(parts[part] > 0 for part in harness.PARTS)
-    assert full["fold"]["value_error"] < 1e-2
+    assert full["fold"]["value_error"] < 1e-2 and full["plain+loading"]["value_error"] is None
     assert [row["p50_ms"] for row in rows.read(tmp_path / "rows.json")] == [row["p50_ms"] for row in found]
     parse(full["fold"]["command"].split()[3:])
-    assert "images/s" in "\n".join(lines)
+    shown = "\n".join(lines)
+    loading = full["plain+loading"]["p50_ms"] / full["fold"]["p50_ms"]
+    (fold,) = [line.split() for line in shown.splitlines() if line.startswith("fold ")]
+    assert "images/s" in shown and float(fold[6]) == pytest.approx(loading, abs=0.01)
 
 
 def test_another_step_gets_no_number(monkeypatch):
@@ -72,9 +83,35 @@ def test_another_step_gets_no_number(monkeypatch):
         return step
 
     monkeypatch.setattr(harness, "prepare", wrong)
-    found, sound = harness.run(Options(quick=True, memory=False, impls=("fold",)), lambda line: None)
+    found, sound = harness.run(Options(quick=True, memory=False, cases="step/", impls=("fold",)), lambda line: None)
     fold = next(row for row in found if row["impl"] == "fold")
     assert not sound and fold["p50_ms"] is None and fold["reason"].startswith("wrong: the loss is off by")
+
+
+def test_rows_of_an_optimizer(monkeypatch):
+    lines = []
+    options = Options(quick=True, memory=False, cases="optimizer/lars")
+    found, sound = harness.run(options, lines.append)
+    assert sound and [row["impl"] for row in found] == ["loop", "clead"]
+    assert all(tuple(row) == rows.COLUMNS and row["case"] == "lars-resnet18" for row in found)
+    assert found[1]["ratio_to_eager"] == pytest.approx(found[0]["p50_ms"] / found[1]["p50_ms"])
+    parse(found[1]["command"].split()[3:])
+    monkeypatch.setitem(optimizers.CONFIGS, "lars", replace(optimizers.CONFIGS["lars"], decay_vectors=False))
+    found, sound = harness.run(options, lines.append)
+    assert not sound and found[1]["reason"].startswith("wrong: weights are off by") and found[1]["p50_ms"] is None
+
+
+@pytest.mark.parametrize(("name", "channels"), [("simclr", 3), ("crop_flip", 3), ("digits", 1)])
+def test_loaded_images_are_like_ours(name, channels):
+    ramp = torch.linspace(0, 1, 16).expand(channels, 16, 16)
+    pool = (ramp * torch.linspace(0.2, 1, channels).view(-1, 1, 1)).repeat(1000, 1, 1, 1)
+    rng = Rng.create(0, "augment", torch.arange(1000))
+    ours, theirs = (augment(pool, rng) for augment in (AUGMENTATIONS[name], PILLoading(AUGMENTATIONS[name], pool)))
+    assert theirs.shape == ours.shape and theirs.dtype == ours.dtype and theirs.min() >= 0 and theirs.max() <= 1
+    torch.testing.assert_close(theirs.mean(0), ours.mean(0), rtol=0, atol=0.06)
+    torch.testing.assert_close(theirs.std(0), ours.std(0), rtol=0, atol=0.06)
+    unchanged = PILLoading(AUGMENTATIONS["none"], pool)(pool, rng.view(1))
+    torch.testing.assert_close(unchanged, pool, rtol=0, atol=0.5 / 255 + 1e-6)
 
 
 def test_arguments(capsys):
