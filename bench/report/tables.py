@@ -6,7 +6,7 @@ import csv
 import re
 from pathlib import Path
 
-from .. import ROOT
+from .. import ROOT, rows
 from ..table import milliseconds
 from . import goals, predicted
 from .latest import Latest, load, number
@@ -93,6 +93,23 @@ def summary(machines: list[Latest]) -> str:
     return "\n\n".join(text or ["No rows yet."])
 
 
+def steps(folder: Path) -> str:
+    """Whole training steps: every form of each against the plain one, the last row of each."""
+    last = {}
+    for path in sorted(folder.glob("*/step.csv")):
+        for row in rows.read(path):
+            if row["mode"] == "full" and row["p50_ms"]:
+                last[path.parent.name, row["threads"], row["case"], row["impl"]] = row
+    if not last:
+        return "No rows yet."
+    cells = [["device", "step", "form", "ms", "x plain", "of matmul", "MB"]]
+    for (device, threads, case, form), row in last.items():
+        ratio, part = number(row["ratio_to_eager"]), number(row["ratio_to_line"])
+        told = ["" if ratio is None else f"{ratio:.2f}", "" if part is None else f"{part:.0%}", _megabytes(row)]
+        cells.append([f"{device}, {threads} threads", f"`{case}`", form, milliseconds(row["p50_ms"]), *told])
+    return markdown(cells, left=3)
+
+
 def asked(machines: list[Latest]) -> str:
     """Both lists of goals, on the machines that have rows for them."""
     on_cuda = [m for m in machines if m.cases("graph")]
@@ -112,6 +129,7 @@ def blocks() -> dict[str, str]:
     return {
         "results": results(machines),
         "summary": summary(machines),
+        "steps": steps(RESULTS),
         "goals": asked(machines),
         "predicted": markdown(predicted.short(foretold), left=2),
     }

@@ -57,6 +57,14 @@ def test_a_table_of_known_rows(results):
     assert tables.filled(made, tables.blocks()) == made
 
 
+def test_a_table_of_steps(results):
+    assert tables.steps(results) == "No rows yet."
+    rows.append_csv(results, [row("plain", 9.0, "step/acl-n1"), row("fold", 6.0, "step/acl-n1", ratio_to_eager=1.5)])
+    lines = tables.steps(results).splitlines()
+    assert lines[-1] == "| chip, 2 threads | `acl-n1` | fold | 6 | 1.50 |  | 12.0 |" and "plain | 9 |" in lines[-2]
+    assert [machine.cases() for machine in latest.load(results)] == [[CASE, goals.nt_xent(1024, "fp32")]]
+
+
 def test_goals_of_known_rows(results, capsys):
     assert main(["goals", "--results", str(results), "--device", "cpu", "--threads", "2"]) == 0
     lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]

@@ -18,6 +18,7 @@ from bench import baselines, memory, rows, timing
 from bench.__main__ import main, parse
 from bench.cases import Loss, Perturb, Similarity
 from bench.contenders import Contender, contenders
+from bench.flops import executed
 from bench.grids import grid
 from bench.run import Options, run
 from clead_kernels import dispatch
@@ -204,6 +205,24 @@ def test_cases_have_names_of_their_own_and_sizes(quick, cuda):
     assert max(Counter(case.part for case in cases).values()) <= 60
     assert all(case.bytes("full") > 0 and math.isfinite(case.flops("full")) for case in cases)
     assert {case.op for case in cases} == set(dispatch.OPS)
+
+
+@pytest.mark.parametrize(
+    ("case", "impl", "products"),
+    [
+        (Loss("nt_xent", 10, dim=4), "native", 2),  # half the pairs: forward 1/2, backward 3/2
+        (Loss("nt_xent", 10, dim=4), "triton", 3),
+        (Loss("info_nce", 10, dim=4, columns=30), "native", 4),
+        (Loss("info_nce", 10, dim=4, columns=30), "triton", 5),
+        (Loss("clip_loss", 10, dim=4), "native", 8),
+        (Loss("clip_loss", 10, dim=4), "eager", 3),
+        (Loss("instance_margin", 10, dim=4), "native", 1),
+        (Similarity("similarity_topk", 10, 20, dim=4, k=2), "native", 1),
+    ],
+)
+def test_executed_operations_by_hand(case, impl, products):
+    assert executed(case, impl, "full") == products * 2 * case.pairs * 4
+    assert executed(case, "inf_cl", "full") is None or isinstance(case, Similarity)
 
 
 def test_the_full_grid_has_the_written_one_and_what_was_asked_for():
