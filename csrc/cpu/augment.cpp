@@ -11,6 +11,7 @@ namespace clead {
 namespace {
 
 constexpr int64_t kGrain = 8192;  // values a thread is worth waking for
+constexpr int64_t kMostLanes = 16;  // of any instruction set
 
 // Images, or bytes that become images, by number.
 template <class T>
@@ -39,19 +40,20 @@ template <class T>
 void launch(const Tensor& images, const Tensor& parameters, const std::vector<int64_t>& steps, double max_value,
             bool clip, const Tensor& out) {
   const Images<T> source(images, max_value);
-  const int64_t batch = images.size(0), width = images.size(3);
+  const int64_t batch = images.size(0), width = images.size(3), plane = images.size(2) * width;
   const double* const numbers = static_cast<const double*>(parameters.const_data_ptr());
   T* const written = static_cast<T*>(out.mutable_data_ptr());
+  const Buffer<T> columns(plane + kMostLanes, T(0)), rows(plane + kMostLanes, T(0));
+  for (int64_t i = 0; i < plane; ++i) columns[i] = static_cast<T>(i % width), rows[i] = static_cast<T>(i / width);
   isa();  // may throw, which must not happen on a worker thread
   torch::stable::parallel_for(0, out.size(0), std::max<int64_t>(1, kGrain / source.size), [&](int64_t begin,
                                                                                              int64_t end) {
-    const Buffer<T> spare(source.size), weights(2 * width);
-    const Buffer<int32_t> places(2 * width);
+    const Buffer<T> spare(source.size);
     for (int64_t i = begin; i < end; ++i) {
       Augmented<T> a{};
       a.image = source.read(i % batch, spare.data());
       a.out = written + i * source.size;
-      a.spare = spare.data(), a.weights = weights.data(), a.places = places.data();
+      a.spare = spare.data(), a.columns = columns.data(), a.rows = rows.data();
       a.steps = steps.data(), a.count = static_cast<int64_t>(steps.size());
       a.numbers = numbers + i, a.stride = out.size(0);
       a.channels = images.size(1), a.height = images.size(2), a.width = width;
@@ -81,7 +83,8 @@ void augment_native_(Tensor images, Tensor parameters, std::vector<int64_t> step
                   out.size(0), "]");
   for (int64_t d = 1; d < 4; ++d) STD_TORCH_CHECK(images.size(d) == out.size(d), "out must have the images' shape");
   if (out.numel() == 0) return;
-  STD_TORCH_CHECK(images.size(0) > 0 && images.size(2) < (1 << 20) && images.size(3) < (1 << 20), "images of this size");
+  STD_TORCH_CHECK(images.size(0) > 0 && images.size(2) < (1 << 20) && images.size(3) < (1 << 20) &&
+                      images.size(2) * images.size(3) < (1 << 30), "planes are too large");
   if (dtype == ScalarType::Double) return launch<double>(images, parameters, steps, max_value, clip, out);
   STD_TORCH_CHECK(dtype == ScalarType::Float, "out must be float32 or float64");
   launch<float>(images, parameters, steps, max_value, clip, out);

@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct Image {
   const Augmented<T>& a;
-  const Canvas<T> canvas{a.channels, a.height, a.width, a.weights, a.places};
+  const Canvas<T> canvas{a.channels, a.height, a.width, a.columns, a.rows};
   const int64_t pixels = a.height * a.width, size = a.channels * pixels;
   const T* values = a.image;
 
@@ -54,7 +54,7 @@ struct Image {
 
   void finish() {
     if (a.clip)
-      for (int64_t i = 0; i < size; ++i) a.out[i] = clamped(values[i], T(0), T(1));
+      clip(values, a.out, size);
     else if (values != a.out)
       memcpy(a.out, values, sizeof(T) * static_cast<size_t>(size));
   }

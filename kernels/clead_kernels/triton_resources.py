@@ -21,6 +21,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ._triton_rows import Config
+from .augment import triton as augmentation
+from .augment.steps import NAMES
+from .augment.triton_kernels import augment_kernel, mean_kernel
 from .contrastive.triton_backward import backward_kernel
 from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SECOND, TABLE, config
 from .contrastive.triton_forward import forward_kernel
@@ -45,20 +48,16 @@ KERNELS = {
     "similarity_backward": similarity_backward_kernel,
     "topk": topk_kernel,
     "topk_merge": topk_merge_kernel,
+    "augment": augment_kernel,
+    "augment_mean": mean_kernel,
 }
 CAPABILITIES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have."""
 
 _TYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
-_RULES = {
-    "THRESHOLD": 2,
-    "ALL_RULES": False,
-    "TREATMENT": "weight",
-    "BOUNDED": False,
-    "ON_DEVICE": True,
-    "clusters": True,
-}
+_RULES = {"THRESHOLD": 2, "ALL_RULES": False, "TREATMENT": "weight", "BOUNDED": False, "ON_DEVICE": True}
+_RULES |= {"clusters": True}
 _PLAIN_DOTS = {"NORMALIZE": False, "UNIT": False, "BOUNDED": False, "THRESHOLD": 1, "TREATMENT": "eliminate"}
 _SELF = {"SELF": True, "OFFSET": False, "MULTIPLE": True, "groups": True}
 _DIAGONAL = {"SELF": False, "OFFSET": True, "MULTIPLE": False}
@@ -68,6 +67,8 @@ _ONCE = {"SETS": "one", "REDUCTION": "mean", "SUM_POSITIVES": False}
 _VIEWS = {**_ONCE, "SELF": True, "POSITIVES": "place", "MULTIPLE": False}
 _LABELS = {**_ONCE, "SELF": True, "POSITIVES": "groups", "MULTIPLE": True, "groups": True}
 _PLACES = {**_ONCE, "SELF": False, "POSITIVES": "place", "MULTIPLE": False, "SETS": "two"}
+_COLORED = ("resized_crop", "flip", "jitter", "grayscale")
+_ORDERS = {"colours last": _COLORED, "colours first": (*_COLORED[2:], "flip", "resized_crop"), "affine": ("affine",)}
 # (kernel, whether rules or an offset per row are compiled in, what it computes) -> flags: the plain forms, and with
 # everything the dearest ones.
 VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
@@ -103,6 +104,11 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
         for kernel in ("topk", "topk_merge")
         for k, dtype in similarity_configs.TOPK
         if dtype == "float32"
+    },
+    **{
+        (kernel, "plain", variant): {**augmentation.constants([NAMES.index(name) for name in names]), **flags}
+        for kernel, flags in (("augment", {"CLIP": True}), ("augment_mean", {}))
+        for variant, names in _ORDERS.items()
     },
 }
 
@@ -158,6 +164,9 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         yield "topk", "plain", f"up to k = {k}", 128, dtype, shape
         if dtype == "float32":
             yield "topk_merge", "plain", f"up to k = {k}", 128, dtype, similarity_configs.MERGE
+    for variant, names in _ORDERS.items():
+        for kernel in ("augment", "augment_mean") if "jitter" in names else ("augment",):
+            yield kernel, "plain", variant, 3 if "jitter" in names else 1, "float32", augmentation.SHAPE
 
 
 def compile_case(
@@ -167,6 +176,7 @@ def compile_case(
     function = KERNELS[kernel]
     types, constants = _signature(function.arg_names, VARIANTS[kernel, masks, variant], width, dtype)
     blocks = {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
+    blocks |= {"BLOCK": shape.block_n, "PLANES": width}
     constants |= {name: block for name, block in blocks.items() if name in function.arg_names}
     # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
     aligned = [
@@ -210,7 +220,7 @@ def _signature(
     } | variant
     absent = {"self_index": "self_index", "positive_index": "index", "groups": "groups", "clusters": "clusters"}
     absent |= {name: name for name in ("row_weights", "grad_candidates", "grad_temperature")}
-    rows = (
+    rows: tuple[str, ...] = (
         "anchors",
         "candidates",
         "grad_anchors",
@@ -221,10 +231,8 @@ def _signature(
         "a",
         "b",
         "queries",
-        "bank",
-        "grad",
-        "values",
     )
+    rows += ("bank", "images", "grad", "values")
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in names:
@@ -249,9 +257,11 @@ def _signature(
             types[name] = "*fp32" if flags["ON_DEVICE"] else "fp32"
         elif name == "threshold":
             types[name] = "*fp32" if flags["THRESHOLD"] == 2 else "fp32"
-        elif name in ("weight", "share", "spread"):
+        elif name == "parameters":
+            types[name] = "*fp64"
+        elif name in ("weight", "share", "spread", "max_value"):
             types[name] = "fp32"
-        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials", "cuts"):
+        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials", "cuts", "means"):
             types[name] = "*fp32"
         else:
             types[name] = "i32"

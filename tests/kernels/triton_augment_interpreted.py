@@ -12,7 +12,7 @@ from tests.kernels.augment_cases import ORDERS, loop, noise, steps_of
 
 @pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in ORDERS)])
 def test_every_pixel_is_what_the_definition_says(monkeypatch, order, block):
-    monkeypatch.setattr(triton, "BLOCK", block)
+    monkeypatch.setattr(triton, "SHAPE", triton.SHAPE._replace(block_n=block))
     images, steps = noise(3, 3, 7, 5), steps_of(ORDERS[order], 3, 7, 5)
     found = augment(images.float(), steps, impl="triton")
     torch.testing.assert_close(found.double(), loop(images.float(), steps), rtol=0, atol=1e-5)

@@ -18,9 +18,8 @@ template <class T>
 struct Augmented {
   const T* image;  // may be `spare`
   T* out;
-  T* spare;            // an image
-  T* weights;          // two rows
-  int32_t* places;     // two rows
+  T* spare;  // an image
+  const T *columns, *rows;  // of the pixels of a plane, and of as many more as fill a vector
   const int64_t* steps;
   int64_t count;
   const double* numbers;

@@ -108,11 +108,19 @@ T mean_luma(const T* red, int64_t pixels) {
 }
 
 template <class T>
+CLEAD_INLINE T clipped_one(T x) {
+  x = x > T(0) ? x : T(0);
+  return x < T(1) ? x : T(1);
+}
+
+template <class T>
+void clip(const T* values, T* out, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) out[i] = clipped_one(values[i]);
+}
+
+template <class T>
 void brighten(T* values, int64_t size, T factor) {
-  for (int64_t i = 0; i < size; ++i) {
-    const T value = values[i] * factor, low = value > T(0) ? value : T(0);
-    values[i] = low < T(1) ? low : T(1);
-  }
+  for (int64_t i = 0; i < size; ++i) values[i] = clipped_one(values[i] * factor);
 }
 
 template <class T>

@@ -13,127 +13,129 @@ namespace {
 template <class T>
 struct Canvas {
   int64_t channels, height, width;
-  T* weights;       // two rows
-  int32_t* places;  // two rows
+  const T *columns, *rows;  // of the pixels of a plane, and of as many more as fill a vector
 };
 
-// A pixel and the one behind it, with their weights.
+template <class T>
+CLEAD_INLINE Vec<T> between(Vec<T> x, T low, T high) {  // low where it is NaN
+  x = x > low ? x : all(low);
+  return x < high ? x : all(high);
+}
+
+template <class T>
+CLEAD_INLINE Vec<T> gathered(const T* from, Mask<T> places) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_mask_i32gather_ps(__m512{}, 0xFFFF, (__m512i)places, from, 4);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_i64gather_pd(__m512d{}, 0xFF, (__m512i)places, from, 8);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return _mm256_i32gather_ps(from, (__m256i)places, 4);
+  if constexpr (sizeof(T) == 8) return _mm256_i64gather_pd(from, (__m256i)places, 8);
+#else
+  Vec<T> values;
+  for (int k = 0; k < kLanes<T>; ++k) values[k] = from[places[k]];
+  return values;
+#endif
+}
+
+// Two neighbours in a row or column, and their weights, 0 outside.
 template <class T>
 struct Taps {
-  int32_t first;
-  T of_first, of_second;
+  Mask<T> first, second;
+  Vec<T> of_first, of_second;
+};
+
+// As grid_sample finds them, with x on its way through the units of the grid; its compiler fuses these products too.
+// Beyond the image the edge is repeated, or all is 0.
+template <class T>
+CLEAD_INLINE Taps<T> taps(Vec<T> x, int64_t size, bool repeat) {
+  const T length = static_cast<T>(size), low = repeat ? T(0) : T(-2), high = repeat ? length - T(1) : length + T(1);
+  const Vec<T> grid = (T(2) * x + T(1)) / length - T(1);
+  const Vec<T> place = between<T>(fma(grid + T(1), all(length / T(2)), all(T(-0.5))), low, high);
+  const Vec<T> near = (place + Lanes<T>::kMagic) - Lanes<T>::kMagic, whole = near > place ? near - T(1) : near;
+  const Mask<T> last = Mask<T>{} + static_cast<typename Lanes<T>::Integers>(size - 1);
+  Taps<T> t;
+  t.first = __builtin_convertvector(whole, Mask<T>), t.second = t.first + 1;
+  t.of_second = place - whole, t.of_first = T(1) - t.of_second;
+  t.of_first = ((t.first >= 0) & (t.first <= last)) ? t.of_first : all(T(0));
+  t.of_second = ((t.second >= 0) & (t.second <= last)) ? t.of_second : all(T(0));
+  t.first = t.first < 0 ? Mask<T>{} : t.first > last ? last : t.first;
+  t.second = t.second < 0 ? Mask<T>{} : t.second > last ? last : t.second;
+  return t;
+}
+
+// Bilinear, a vector of pixels at a time; source(x, y) turns their places into those they show.
+template <class T, class Source>
+CLEAD_INLINE void interpolated(const Canvas<T>& canvas, const T* from, T* to, bool repeat, const Source& source) {
+  const int64_t plane = canvas.height * canvas.width;
+  for (int64_t i = 0; i < plane; i += kLanes<T>) {
+    Vec<T> place_x = load(canvas.columns + i), place_y = load(canvas.rows + i);
+    source(place_x, place_y);
+    const Taps<T> x = taps<T>(place_x, canvas.width, repeat), y = taps<T>(place_y, canvas.height, repeat);
+    const auto width = static_cast<typename Lanes<T>::Integers>(canvas.width);
+    const Mask<T> upper = y.first * width, lower = y.second * width;
+    const Mask<T> nw = upper + x.first, ne = upper + x.second, sw = lower + x.first, se = lower + x.second;
+    const Vec<T> of_nw = x.of_first * y.of_first, of_ne = x.of_second * y.of_first;
+    const Vec<T> of_sw = x.of_first * y.of_second, of_se = x.of_second * y.of_second;
+    for (int64_t c = 0; c < canvas.channels; ++c) {
+      const T* const image = from + c * plane;
+      Vec<T> value = fma(gathered<T>(image, ne), of_ne, gathered<T>(image, nw) * of_nw);
+      value = fma(gathered<T>(image, sw), of_sw, value);
+      value = fma(gathered<T>(image, se), of_se, value);
+      const int64_t left = plane - i, count = left < kLanes<T> ? left : kLanes<T>;
+      memcpy(to + c * plane + i, &value, sizeof(T) * static_cast<size_t>(count));
+    }
+  }
+}
+
+// Beyond its outer centres the edge of the box is repeated.
+template <class T>
+struct Boxed {
+  T top, left, height, width, tall, wide;  // the last two: of the box's pixels to the image's
+
+  static inline __attribute__((always_inline)) Vec<T> stretched(Vec<T> place, T start, T length, T ratio) {
+    return start + between<T>((place + T(0.5)) * ratio - T(0.5), T(0), length - T(1));
+  }
+
+  inline __attribute__((always_inline)) void operator()(Vec<T>& x, Vec<T>& y) const {
+    x = stretched(x, left, width, wide), y = stretched(y, top, height, tall);
+  }
 };
 
 template <class T>
-CLEAD_INLINE T clamped(T x, T low, T high) {  // low where it is NaN
-  x = x > low ? x : low;
-  return x < high ? x : high;
-}
+struct Affine {
+  T right, down, cos, sin, middle_x, middle_y;
 
-// a b + c, fused where the instruction set can: there torch's compiler fuses these products in grid_sample too.
-#if defined(__FMA__)
-CLEAD_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-CLEAD_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#else
-template <class T>
-CLEAD_INLINE T fused(T a, T b, T c) {
-  return a * b + c;
-}
-#endif
-
-// Four pixels, the upper ones first, by the weights of columns and rows.
-template <class T>
-CLEAD_INLINE T mixed(T nw, T ne, T sw, T se, T left, T right, T upper, T lower) {
-  const T above = fused(ne, right * upper, nw * (left * upper));
-  return fused(se, right * lower, fused(sw, left * lower, above));
-}
-
-// As grid_sample finds them, with x on its way through the units of the grid. Clamped, so that the conversion to an
-// integer is defined: to the image if the edge repeats, else to where nothing of it counts.
-template <class T>
-CLEAD_INLINE Taps<T> taps(T x, int64_t size, bool repeat) {
-  const T grid = (T(2) * x + T(1)) / static_cast<T>(size) - T(1);
-  const T back = fused(grid + T(1), static_cast<T>(size) / T(2), T(-0.5));
-  const T place = repeat ? clamped(back, T(0), static_cast<T>(size - 1)) : clamped(back, T(-2), static_cast<T>(size + 1));
-  const T whole = std::floor(place), of_second = place - whole;
-  return {static_cast<int32_t>(whole), T(1) - of_second, of_second};
-}
-
-// Of pixel i of `size`, which show the box; beyond its outer centres the edge is repeated.
-template <class T>
-CLEAD_INLINE Taps<T> boxed(int64_t i, T start, T length, int64_t size) {
-  const T inside = (static_cast<T>(i) + T(0.5)) * (length / static_cast<T>(size)) - T(0.5);
-  return taps<T>(start + clamped(inside, T(0), length - T(1)), size, true);
-}
+  inline __attribute__((always_inline)) void operator()(Vec<T>& x, Vec<T>& y) const {
+    const Vec<T> from_x = (x - middle_x) - right, from_y = (y - middle_y) - down;
+    x = cos * from_x - sin * from_y + middle_x;
+    y = sin * from_x + cos * from_y + middle_y;
+  }
+};
 
 template <class T>
 void resized_crop(const Canvas<T>& canvas, const T* from, T* to, T top, T left, T height, T width) {
-  const int64_t h = canvas.height, w = canvas.width;
-  T* __restrict of_left = canvas.weights;
-  T* __restrict of_right = of_left + w;
-  int32_t* __restrict lefts = canvas.places;
-  int32_t* __restrict rights = lefts + w;
-  for (int64_t i = 0; i < w; ++i) {
-    const Taps<T> x = boxed(i, left, width, w);
-    lefts[i] = x.first, of_left[i] = x.of_first, of_right[i] = x.of_second;
-    rights[i] = x.first + 1 < w ? x.first + 1 : x.first;
-  }
-  for (int64_t row = 0; row < h; ++row) {
-    const Taps<T> y = boxed(row, top, height, h);
-    const int64_t lower = y.first + 1 < h ? y.first + 1 : y.first;
-    for (int64_t c = 0; c < canvas.channels; ++c) {
-      const T* __restrict above = from + (c * h + y.first) * w;
-      const T* __restrict below = from + (c * h + lower) * w;
-      T* __restrict out = to + (c * h + row) * w;
-      for (int64_t i = 0; i < w; ++i)
-        out[i] = mixed(above[lefts[i]], above[rights[i]], below[lefts[i]], below[rights[i]], of_left[i], of_right[i],
-                       y.of_first, y.of_second);
-    }
-  }
+  const T tall = height / static_cast<T>(canvas.height), wide = width / static_cast<T>(canvas.width);
+  interpolated(canvas, from, to, true, Boxed<T>{top, left, height, width, tall, wide});
 }
 
 template <class T>
 void affine(const Canvas<T>& canvas, const T* from, T* to, double right, double down, double degrees, double scale) {
-  const int64_t h = canvas.height, w = canvas.width, plane = h * w;
   const double angle = degrees * (M_PI / 180);
   const T cos = static_cast<T>(std::cos(angle) / scale), sin = static_cast<T>(std::sin(angle) / scale);
-  const T middle_x = static_cast<T>((w - 1) / 2.0), middle_y = static_cast<T>((h - 1) / 2.0);
-  const T shift_x = static_cast<T>(right), shift_y = static_cast<T>(down);
-  T* __restrict of_beside = canvas.weights;
-  T* __restrict of_below = of_beside + w;
-  int32_t* __restrict columns = canvas.places;
-  int32_t* __restrict rows = columns + w;
-  for (int64_t row = 0; row < h; ++row) {
-    const T down_y = (static_cast<T>(row) - middle_y) - shift_y;
-    for (int32_t i = 0; i < static_cast<int32_t>(w); ++i) {
-      const T right_x = (static_cast<T>(i) - middle_x) - shift_x;
-      const Taps<T> x = taps<T>(cos * right_x - sin * down_y + middle_x, w, false);
-      const Taps<T> y = taps<T>(sin * right_x + cos * down_y + middle_y, h, false);
-      columns[i] = x.first, of_beside[i] = x.of_second;
-      rows[i] = y.first, of_below[i] = y.of_second;
-    }
-    for (int64_t i = 0; i < w; ++i) {
-      const int64_t x = columns[i], y = rows[i];
-      const bool left = x >= 0 && x < w, beside = x >= -1 && x < w - 1;
-      const bool upper = y >= 0 && y < h, below = y >= -1 && y < h - 1;
-      const T of_left = T(1) - of_beside[i], of_upper = T(1) - of_below[i];
-      const T* at = from + y * w + x;
-      T* out = to + row * w + i;
-      for (int64_t c = 0; c < canvas.channels; ++c, at += plane, out += plane) {
-        const T nw = upper && left ? at[0] : T(0), ne = upper && beside ? at[1] : T(0);
-        const T sw = below && left ? at[w] : T(0), se = below && beside ? at[w + 1] : T(0);
-        *out = mixed(nw, ne, sw, se, of_left, of_beside[i], of_upper, of_below[i]);
-      }
-    }
-  }
+  const double middle_x = static_cast<double>(canvas.width - 1) / 2;
+  const double middle_y = static_cast<double>(canvas.height - 1) / 2;
+  interpolated(canvas, from, to, false, Affine<T>{T(right), T(down), cos, sin, T(middle_x), T(middle_y)});
+}
+
+CLEAD_INLINE int64_t clamped(double x, int64_t low, int64_t high) {  // low where it is NaN
+  return x > static_cast<double>(low) ? x < static_cast<double>(high) ? static_cast<int64_t>(x) : high : low;
 }
 
 // The window that starts at (top, left), black beyond the image.
 template <class T>
 void crop(const Canvas<T>& canvas, const T* from, T* to, double top, double left) {
   const int64_t h = canvas.height, w = canvas.width;
-  const auto down = static_cast<int64_t>(clamped<double>(top, static_cast<double>(-h), static_cast<double>(h)));
-  const auto right = static_cast<int64_t>(clamped<double>(left, static_cast<double>(-w), static_cast<double>(w)));
+  const int64_t down = clamped(top, -h, h), right = clamped(left, -w, w);
   const int64_t first = right < 0 ? -right : 0, last = right < 0 ? w : w - right;
   for (int64_t line = 0; line < canvas.channels * h; ++line) {
     const int64_t row = line % h + down;

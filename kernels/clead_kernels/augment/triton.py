@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._triton_rows import on_device
+from .._triton_rows import Config, on_device
 from .steps import GEOMETRY, NAMES, STEPS
 from .triton_kernels import augment_kernel, mean_kernel
 
-BLOCK = 1024
-"""Pixels of a program, in 4 warps."""
-WARPS = 4
+SHAPE = Config(1, 1024, 1, 8, 1)
+"""One image and 1,024 pixels of it to a program."""
 
 
 def augment(
@@ -29,7 +28,8 @@ def augment(
     out = images.new_empty((columns, channels, height, width), dtype=dtype)
     if out.numel() == 0:
         return out
-    images, parameters, plan = images.contiguous(), parameters.contiguous(), constants(steps)
+    images, plan = images.contiguous(), constants(steps)
+    parameters = _with_cosines(parameters, plan["PLACE"]) if plan["GEOMETRY"] == "affine" else parameters.contiguous()
     planes = 3 if plan["JITTER"] >= 0 or plan["GRAYSCALE"] >= 0 else 1
     with on_device(images):
         means = images.new_empty(columns if plan["JITTER"] >= 0 else 0, dtype=torch.float32)
@@ -37,13 +37,22 @@ def augment(
             of_mean = {name: plan[name] for name in plan if name not in ("FLIP", "GRAYSCALE")}
             mean_kernel[(columns,)](
                 images, parameters, means, columns, batch, height, width, max_value,
-                **of_mean, BLOCK=BLOCK, num_warps=WARPS,
+                **of_mean, BLOCK=SHAPE.block_n, num_warps=SHAPE.warps,
             )  # fmt: skip
-        augment_kernel[(columns * (channels // planes), -(-height * width // BLOCK))](
+        blocks = -(-height * width // SHAPE.block_n)
+        augment_kernel[(columns * (channels // planes), blocks)](
             images, parameters, means, out, columns, batch, channels, height, width, max_value,
-            **plan, PLANES=planes, CLIP=clip, BLOCK=BLOCK, num_warps=WARPS,
+            **plan, PLANES=planes, CLIP=clip, BLOCK=SHAPE.block_n, num_warps=SHAPE.warps,
         )  # fmt: skip
     return out
+
+
+def _with_cosines(parameters: Tensor, place: int) -> Tensor:
+    """cos / scale and sin / scale for the degrees and the scale: in float64 they would take memory in the kernel."""
+    changed = parameters.clone(memory_format=torch.contiguous_format)
+    angle, scale = torch.deg2rad(parameters[place + 2]), parameters[place + 3]
+    changed[place + 2], changed[place + 3] = torch.cos(angle) / scale, torch.sin(angle) / scale
+    return changed
 
 
 def constants(steps: Sequence[int]) -> dict[str, Any]:

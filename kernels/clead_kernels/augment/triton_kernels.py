@@ -137,9 +137,8 @@ def traced(
         source_x = boxed(x, b, number(parameters, PLACE + 3, columns, column), width)
         return through_grid(source_y, height, 0.0, last_y), through_grid(source_x, width, 0.0, last_x)
     else:
-        angle = tl.load(parameters + (PLACE + 2) * columns + column) * 0.017453292519943295
-        scale = tl.load(parameters + (PLACE + 3) * columns + column)
-        cos, sin = (tl.cos(angle) / scale).to(tl.float32), (tl.sin(angle) / scale).to(tl.float32)
+        cos = number(parameters, PLACE + 2, columns, column)
+        sin = number(parameters, PLACE + 3, columns, column)
         right, down = x.to(tl.float32) - last_x / 2.0 - a, y.to(tl.float32) - last_y / 2.0 - b
         source_y = through_grid(sin * right + cos * down + last_y / 2.0, height, -2.0, last_y + 2.0)
         return source_y, through_grid(cos * right - sin * down + last_x / 2.0, width, -2.0, last_x + 2.0)
