@@ -2,6 +2,7 @@
 
 CLEAD_NATIVE=0 leaves the extension out; CLEAD_CUDA=0/1 leaves out or builds csrc/cuda (default: built where a CUDA
 toolkit and a CUDA torch are), for TORCH_CUDA_ARCH_LIST; MAX_JOBS bounds the compilers running at once.
+CLEAD_SANITIZE=address,undefined or =thread builds csrc/cpu with these sanitizers, for .ci/sanitize.
 """
 
 import hashlib
@@ -52,6 +53,9 @@ class Build(build_ext):
         folders = ["csrc/include", "csrc", f"{root}/include", pybind11.get_include(), PYTHON_INCLUDE]
         # Stable ABI of torch 2.11: a module built here loads in every torch from there on.
         common = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000", *(f"-I{f}" for f in folders)]
+        sanitize = [f"-fsanitize={kinds}" for kinds in [os.environ.get("CLEAD_SANITIZE")] if kinds]
+        if sanitize:  # -O3 takes minutes more to compile; the first finding ends the process
+            common += [*sanitize, "-O2", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
         cxx = [*CXX, *common, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
         codes = [(a.removesuffix("+PTX").replace(".", ""), a.endswith("+PTX")) for a in archs]
         gencode = [f"-gencode=arch=compute_{n},code=[sm_{n}{f',compute_{n}' * ptx}]" for n, ptx in codes]
@@ -64,7 +68,7 @@ class Build(build_ext):
             objects = list(pool.map(compiled, jobs))
         # libtorch.so brings libtorch_cuda where there is one, for the symbols that csrc/cuda declares weak.
         libraries = ["-Xlinker", "--no-as-needed", f"-L{root}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-        run([*([NVCC] if archs else CXX), "-shared", *objects, *libraries], self.get_ext_fullpath(ext.name))
+        run([*([NVCC] if archs else CXX), *sanitize, "-shared", *objects, *libraries], self.get_ext_fullpath(ext.name))
 
 
 def run(command: list[str], target: str) -> str:

@@ -42,9 +42,9 @@ cuda::Samples<T> samples_of(const Tensor& x_adv, const Tensor* grad, const Tenso
     std::copy(dim.step.begin(), dim.step.end(), s.stride[s.dims++]);
   }
   s.count = sizes[0], s.size = static_cast<int>(row.numel());
-  s.x_adv = static_cast<T*>(x_adv.mutable_data_ptr());
-  s.grad = grad != nullptr ? static_cast<const T*>(grad->const_data_ptr()) : nullptr;
-  s.x = static_cast<const T*>(centre.const_data_ptr());
+  s.x_adv = mutable_data<T>(x_adv);
+  s.grad = grad != nullptr ? const_data<T>(*grad) : nullptr;
+  s.x = const_data<T>(centre);
   return s;
 }
 

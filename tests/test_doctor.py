@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,18 @@ def test_an_old_cpu_and_a_wrong_answer_are_named(monkeypatch):
     monkeypatch.setattr(clead_kernels, "info_nce", lambda rows, *_, **__: rows.sum())
     (finding,) = install.check_operators()
     assert finding.state == "broken" and finding.what.startswith("info_nce gives 2.0 instead of 0.313")
+
+
+def test_triton_that_is_absent_broken_or_old_is_a_note_with_its_command(monkeypatch):
+    expected = {None: "no Triton: only needed on a GPU", "ImportError: boom": "Triton does not import: ImportError: boom"}
+    expected |= {"3.5.1": "Triton 3.5.1; clead needs 3.6"}
+    for found, sentence in expected.items():
+        module = SimpleNamespace(__version__=found) if found == "3.5.1" else found
+        monkeypatch.setattr(install.importlib.util, "find_spec", lambda name, found=found: found)
+        monkeypatch.setattr(install, "load", lambda name, module=module: module)
+        (finding,) = install.check_triton()
+        assert (finding.state, finding.what) == ("note", sentence)
+        assert finding.mend.startswith(install.INSTALL) and "'triton>=3.6'" in finding.mend
 
 
 def test_a_broken_torchvision_is_no_obstacle(tmp_path, monkeypatch):

@@ -32,8 +32,8 @@ class CleanRows {
  public:
   CleanRows(const Tensor& x, const std::vector<int64_t>& sizes)
       : bytes_(x.scalar_type() == ScalarType::Byte ? byte_pixels<T>() : nullptr),
-        rows_(bytes_ ? nullptr : static_cast<const T*>(x.const_data_ptr()), sizes, strides_against(x, sizes, "x")),
-        byte_rows_(bytes_ ? static_cast<const uint8_t*>(x.const_data_ptr()) : nullptr, sizes,
+        rows_(bytes_ ? nullptr : const_data<T>(x), sizes, strides_against(x, sizes, "x")),
+        byte_rows_(bytes_ ? const_data<uint8_t>(x) : nullptr, sizes,
                    strides_against(x, sizes, "x")) {}
 
   int64_t buffer_size(int64_t size) const { return bytes_ ? size : rows_.buffer_size(size); }

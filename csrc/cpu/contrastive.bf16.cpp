@@ -100,7 +100,7 @@ void pack(Rows16& x, int64_t begin, int64_t end, bool forward, bool as_row, bool
 }  // namespace
 
 void bf16_load(const Bf16* x, int64_t stride, double inverse, bool normalize, Rows16& to, int64_t row, int64_t d) {
-  const int exponent = std::ilogb(1 / inverse);
+  const int exponent = std::isfinite(1 / inverse) ? std::ilogb(1 / inverse) : 0;
   const double unscale = std::ldexp(1.0, -exponent);
   uint16_t* const out = to.rows + row * to.depth;
   for (int64_t k = 0; k < d; ++k) {

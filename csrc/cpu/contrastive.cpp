@@ -7,10 +7,10 @@ template <class T>
 void backward_typed(const Arguments& args, const Tensor& grad_loss, const Tensor& statistics, const Tensor& grad_a,
                     const Tensor& grad_b, const Tensor& grad_temperature) {
   const bool wants_temperature = grad_temperature.numel() > 0;
-  const auto pointer = [](const Tensor& t) { return t.numel() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr; };
+  const auto pointer = [](const Tensor& t) { return t.numel() ? mutable_data<T>(t) : nullptr; };
   T* const a = pointer(grad_a);
   T* const b = pointer(grad_b);
-  Backward<T> run(args, grad_loss, static_cast<const T*>(statistics.const_data_ptr()),
+  Backward<T> run(args, grad_loss, const_data<T>(statistics),
                   a != nullptr || (wants_temperature && b == nullptr), b != nullptr);
   const double temperature = run.finish(a, b);
   if (wants_temperature) *pointer(grad_temperature) = static_cast<T>(temperature);
@@ -56,13 +56,13 @@ void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Te
   STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == kStatistics * m,
                   "outputs are needed");
   if (m == 0) return;
-  auto* const counts = static_cast<int64_t*>(num_positives.mutable_data_ptr());
+  auto* const counts = mutable_data<int64_t>(num_positives);
   if (working(anchors) == ScalarType::Double)
-    forward_typed(args, static_cast<double*>(loss.mutable_data_ptr()), counts,
-                  static_cast<double*>(statistics.mutable_data_ptr()));
+    forward_typed(args, mutable_data<double>(loss), counts,
+                  mutable_data<double>(statistics));
   else
-    forward_typed(args, static_cast<float*>(loss.mutable_data_ptr()), counts,
-                  static_cast<float*>(statistics.mutable_data_ptr()));
+    forward_typed(args, mutable_data<float>(loss), counts,
+                  mutable_data<float>(statistics));
 }
 
 void contrastive_backward_(Tensor grad_loss, Tensor statistics, CLEAD_ARGUMENTS, Tensor grad_anchors,
@@ -89,8 +89,9 @@ void hardest_(Tensor anchors, Tensor candidates, bool normalize, Tensor positive
   args.positive_index = positives;
   check(args);
   check_output(hardest, ScalarType::Long, anchors.size(0), "hardest");
+  STD_TORCH_CHECK(hardest.numel() == anchors.size(0), "hardest is needed");
   if (anchors.size(0) == 0) return;
-  auto* const out = static_cast<int64_t*>(hardest.mutable_data_ptr());
+  auto* const out = mutable_data<int64_t>(hardest);
   if (working(anchors) == ScalarType::Double)
     hardest_typed<double>(args, out);
   else

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "clead/contrastive_tile.h"
+#include "clead/norms.h"
 #include "clead/tile_product.h"
 
 namespace clead::CLEAD_ISA {
@@ -56,27 +57,35 @@ inline double number(float x) { return x; }
 inline double number(Bf16 x) { return widen(x); }
 inline double number(Half x) { return widen(x); }
 
-template <class S, class T>
-void load_row(const S* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t d) {
+template <class S>
+double sum_squares(const S* x, int64_t stride, int64_t d, double factor) {
   constexpr int kParts = 16;
   double parts[kParts] = {};
   int64_t k = 0;
   for (; k + kParts <= d; k += kParts)
     for (int c = 0; c < kParts; ++c) {
-      const double value = number(x[(k + c) * stride]);
+      const double value = number(x[(k + c) * stride]) * factor;
       parts[c] += value * value;
     }
-  for (; k < d; ++k) parts[0] += number(x[k * stride]) * number(x[k * stride]);
+  for (; k < d; ++k) parts[0] += number(x[k * stride]) * factor * (number(x[k * stride]) * factor);
   double squares = 0;
   for (double part : parts) squares += part;
+  return squares;
+}
+
+template <class S, class T>
+void load_row(const S* x, int64_t stride, T* out, double* inverse, bool* gradient, bool normalize, int64_t d) {
+  double factor = 1, squares = sum_squares(x, stride, d, 1.0);
+  if (sizeof(S) == sizeof(double) && !(squares < kHugeSquares))
+    factor = kOfHuge, squares = sum_squares(x, stride, d, kOfHuge);
   const double norm = std::sqrt(squares);
   *gradient = !(norm < kTinyNorm);
-  *inverse = 1 / (norm < kTinyNorm ? kTinyNorm : norm);
+  *inverse = factor / (norm < kTinyNorm ? kTinyNorm : norm);
   const double scale = normalize ? *inverse : 1;
   if (stride == 1)
-    for (k = 0; k < d; ++k) out[k] = static_cast<T>(number(x[k]) * scale);
+    for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(number(x[k]) * scale);
   else
-    for (k = 0; k < d; ++k) out[k] = static_cast<T>(number(x[k * stride]) * scale);
+    for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(number(x[k * stride]) * scale);
 }
 
 // The sum of term(x, y) over a row.

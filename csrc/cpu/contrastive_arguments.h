@@ -1,9 +1,8 @@
 // The arguments of the contrastive ops, and loops over rows.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include "contrastive_pairs.h"
+#include "parallel.h"
 
 namespace clead {
 namespace {
@@ -44,18 +43,22 @@ struct Arguments {
   std::optional<double> bias = {};  // of the sigmoid loss, of which the others are none
 };
 
-// Left-out pairs are far enough from all others to have no exponential even when raised to this.
-constexpr double kLeastPower = 1e-20;
+// Left-out pairs are far enough from all others to have no exponential even when c_ij is multiplied by this.
+constexpr double kLeastSharpness = 1e-20;
+constexpr double kLeastTemperature = 9.9e-9, kMostTemperature = 1.01e18;  // 1e-8 to 1e18, however rounded
 
 // 0 where it would make no difference.
-double beta_of(const Arguments& x) { return x.hard_negative_beta > kLeastPower ? x.hard_negative_beta : 0; }
+double beta_of(const Arguments& x) {
+  return x.hard_negative_beta > kLeastSharpness * x.temperature ? x.hard_negative_beta : 0;
+}
 
 bool is_reweighted(const Arguments& x) { return x.debias > 0 || beta_of(x) > 0; }
 
 void check_rows(const Tensor& x, const Tensor& like, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == like.size(1), name, " must be [rows, d] with one d for all");
   STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, " must have the dtype of anchors");
-  STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096, name, " has too many rows");
+  STD_TORCH_CHECK(x.size(0) < (int64_t(1) << 31) - 4096 && x.size(1) < int64_t(1) << 28, name,
+                  " must have fewer than 2^31 - 4096 rows and 2^28 columns");
 }
 
 ScalarType working(const Tensor& x) {
@@ -69,7 +72,7 @@ void check_output(const Tensor& t, ScalarType dtype, int64_t numel, const char* 
 
 template <class F>
 void parallel(int64_t size, F&& each) {
-  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(size, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) each(i);
   });
 }

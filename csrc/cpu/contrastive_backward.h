@@ -14,7 +14,7 @@ class Backward {
       : call(args) {
     auto &a = call.a, &b = call.b;
     call.p.need_a = need_a || call.symmetric, call.p.need_b = need_b || call.symmetric;
-    const T* const g = static_cast<const T*>(grad_loss.const_data_ptr());
+    const T* const g = const_data<T>(grad_loss);
     const int64_t step = grad_loss.stride(0);
     double largest = 0;
     for (int64_t i = 0; i < call.m; ++i) largest = std::max(largest, std::fabs(static_cast<double>(g[i * step])));
@@ -124,7 +124,7 @@ class Backward {
       on_negatives = call.p.own ? weigh_own_in_tile(call, i, g, n, mean, statistics, listed.data())
                                 : weigh_own(i, g, n, mean);
     const bool reweighted = is_reweighted(call.args);
-    const double slope = reweighted ? static_cast<double>(statistics[kSlope * call.m + i]) : 1;
+    const double slope = call.args.debias > 0 ? static_cast<double>(statistics[kSlope * call.m + i]) : 1;
     if (slope > 0) on_positives += on_negatives * (slope - 1);
     if (denominator == Denominator::own_positive) {
       if (on_positives != 0) take_from_own(i, g * on_positives, p, mean);
@@ -261,7 +261,7 @@ class Backward {
   double project(const Rows<T>& rows, T* grad, More&& more) {
     const double factor = scale / call.args.temperature * (call.p.euclidean ? 2 : 1);
     const Buffer<double> radial(rows.size);
-    torch::stable::parallel_for(0, rows.size, 32, [&](int64_t begin, int64_t end) {
+    parallel_for(rows.size, 32, [&](int64_t begin, int64_t end) {
       const Buffer<double> sum(call.d);
       const Buffer<T> unwanted(call.d);
       for (int64_t i = begin; i < end; ++i) {

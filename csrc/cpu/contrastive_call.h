@@ -22,7 +22,8 @@ class Call {
         positives(m, padded(m), n, padded(n), x.self_offset, Ids(x.self_index, m, "self_index"), x.positive_offset,
                   Ids(x.positive_index, m, "positive_index"), Ids(x.groups, m, "groups"),
                   x.candidate_groups ? Ids(x.candidate_groups, n, "candidate_groups") : Ids(x.groups, n, "groups")) {
-    STD_TORCH_CHECK(x.temperature > 0, "temperature must be positive");
+    STD_TORCH_CHECK(x.temperature > kLeastTemperature && x.temperature < kMostTemperature,
+                    "temperature must be in [1e-8, 1e18]");
     bf16 = sizeof(T) == 4 && x.anchors.scalar_type() == ScalarType::BFloat16 && products16() != Products16::none &&
            !x.euclidean;
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
@@ -190,7 +191,7 @@ class Call {
   void parallel_chunks(int64_t size, Task&& task) {
     const int64_t extra = bf16 ? kStrip * p.block / 2 : p.euclidean ? kStrip * p.block : 0;
     const int64_t scratch = (kStrip + kColumnSums) * p.block + extra;
-    torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
       for (int64_t i = begin; i < end; ++i) task(i, strip.data());
     });
@@ -228,7 +229,7 @@ class Call {
     if (forward) to.across = bits();
     if (as_column) to.along = bits();
     if (as_row) to.transposed = bits();
-    const Bf16* const data = static_cast<const Bf16*>(x.const_data_ptr());
+    const Bf16* const data = const_data<Bf16>(x);
     const int64_t step = x.stride(0), inner = x.stride(1);
     parallel_rows(from.size, [&](int64_t i) {
       CLEAD_BF16_CALL(bf16_load(data + i * step, inner, from.inverse_norm[i], args.normalize, to, i, d));
@@ -240,7 +241,7 @@ class Call {
 
   template <class S>
   void load_as(const Tensor& x, Rows<T>& rows) {
-    const S* const from = static_cast<const S*>(x.const_data_ptr());
+    const S* const from = const_data<S>(x);
     const int64_t step = x.stride(0), inner = x.stride(1);
     parallel_rows(rows.size, [&](int64_t i) {
       T* const out = rows.unit + i * p.ld;

@@ -41,7 +41,7 @@ void read_thresholds(const Tensor& t, int64_t m, T* cut) {
   STD_TORCH_CHECK(t.dim() == 0 || (t.dim() == 1 && t.size(0) == m), "row_threshold must be 0-d or [", m, "]");
   constexpr auto kWanted = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(t.scalar_type() == kWanted, "row_threshold must have the working dtype");
-  const T* const from = static_cast<const T*>(t.const_data_ptr());
+  const T* const from = const_data<T>(t);
   const int64_t step = t.dim() == 0 ? 0 : t.stride(0);
   for (int64_t i = 0; i < m; ++i) cut[i] = from[i * step];
 }

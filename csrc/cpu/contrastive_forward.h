@@ -116,7 +116,7 @@ class Reweighted {
     if (!is_reweighted(call.args)) return;
     if (beta_of(call.args) > 0) soft = log_negatives(call, beta_of(call.args));
     // A power so small that all exponentials are 1, but those of what is left out.
-    if (call.p.false_negatives) number = log_negatives(call, kLeastPower);
+    if (call.p.false_negatives) number = log_negatives(call, kLeastSharpness * call.args.temperature);
   }
 
   // n of row i, from the logarithm of its first sum. By the mean of the positives' exponentials its derivative is

@@ -19,8 +19,9 @@ struct Labels {
       : of_rows(padded_m, kUnknownRow), of_columns(padded_n, kUnknownColumn) {}
   Labels(const Tensor& rows, int64_t m, int64_t padded_m, const Tensor& columns, int64_t n, int64_t padded_n, bool each) {
     const int64_t given = rows.dim() == 2 ? rows.size(0) : 1;
-    STD_TORCH_CHECK(given >= 1 && rows.dim() == columns.dim() && (columns.dim() != 2 || columns.size(0) == given),
-                    "clusters and candidate_clusters must have the same levels, at least one");
+    STD_TORCH_CHECK(given >= 1 && given <= kMostLevels && rows.dim() == columns.dim() &&
+                        (columns.dim() != 2 || columns.size(0) == given),
+                    "clusters and candidate_clusters must have the same levels, in [1, ", kMostLevels, "]");
     levels = each ? 1 : given;
     of_rows = Buffer<int32_t>(levels * padded_m, kUnknownRow);
     of_columns = Buffer<int32_t>(levels * padded_n, kUnknownColumn);
@@ -36,6 +37,7 @@ struct Labels {
   }
 
  private:
+  static constexpr int64_t kMostLevels = 1 << 20;
   using Pairings = std::unordered_map<int64_t, int32_t>;
   static constexpr int32_t kUnknownRow = -1, kUnknownColumn = -2;
 
@@ -44,7 +46,7 @@ struct Labels {
     STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && (last == 0 || last == 1) && t.size(last) == size, name,
                     " must be int64 [", size, "] or [levels, ", size, "]");
     const int64_t offset = last == 1 ? level * t.stride(0) : 0;
-    return {static_cast<const int64_t*>(t.const_data_ptr()) + offset, t.stride(last)};
+    return {const_data<int64_t>(t) + offset, t.stride(last)};
   }
 
   // With pairings, the numbers in to are those of the levels before and become those of these and this level.

@@ -19,7 +19,7 @@ struct Ids {
     if (!t) return;
     STD_TORCH_CHECK(t->scalar_type() == ScalarType::Long && t->dim() == 1 && t->size(0) == size, name,
                     " must be int64 [", size, "]");
-    data = static_cast<const int64_t*>(t->const_data_ptr());
+    data = const_data<int64_t>(*t);
     stride = t->stride(0);
   }
   Ids(const int64_t* data, int64_t stride) : data(data), stride(stride) {}
@@ -34,7 +34,7 @@ struct Ids {
 class Numbering {
  public:
   Numbering(const Ids& rows, int64_t m, const Ids& columns, int64_t n) : direct_(true) {
-    const int64_t limit = 4 * (m + n) + 1024;
+    const int64_t limit = std::min<int64_t>(4 * (m + n) + 1024, std::numeric_limits<int32_t>::max());
     for (int64_t i = 0; i < m && direct_; ++i) direct_ = rows[i] >= 0 && rows[i] < limit;
     for (int64_t j = 0; j < n && direct_; ++j) direct_ = columns[j] >= 0 && columns[j] < limit;
   }
@@ -76,7 +76,7 @@ struct Positives {
     STD_TORCH_CHECK(self_offset < 0 || !self_index, "the native contrastive op takes self_offset or self_index, not both");
     if (self_offset >= 0 || self_index) self = Buffer<int32_t>(m, -1);
     for (int64_t i = 0; i < self.size(); ++i) {
-      const int64_t j = self_index ? self_index[i] : i + self_offset;
+      const int64_t j = self_index ? self_index[i] : self_offset < n ? i + self_offset : -1;
       if (j >= 0 && j < n) self[i] = static_cast<int32_t>(j);
     }
     int64_t total = 0;
@@ -109,7 +109,7 @@ struct Positives {
         const int64_t g = row_group[i];
         list.insert(list.end(), members.begin() + members_start[g], members.begin() + members_start[g + 1]);
       }
-      if (positive_offset >= 0 && i + positive_offset < n) list.push_back(static_cast<int32_t>(i + positive_offset));
+      if (positive_offset >= 0 && positive_offset < n - i) list.push_back(static_cast<int32_t>(i + positive_offset));
       if (index && index[i] >= 0 && index[i] < n) list.push_back(static_cast<int32_t>(index[i]));
       if (self.size()) list.erase(std::remove(list.begin() + begin, list.end(), self[i]), list.end());
       std::sort(list.begin() + begin, list.end());

@@ -31,7 +31,7 @@ void forward(const Arguments& args, T* loss) {
 template <class T>
 void backward(const Arguments& args, const Tensor& grad_loss, const Tensor& grad_a, const Tensor& grad_b,
               const Tensor& grad_temperature, const Tensor& grad_bias) {
-  const auto pointer = [](const Tensor& t) { return t.numel() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr; };
+  const auto pointer = [](const Tensor& t) { return t.numel() ? mutable_data<T>(t) : nullptr; };
   T *const a = pointer(grad_a), *const b = pointer(grad_b);
   Backward<T> run(args, grad_loss, nullptr, a != nullptr || b == nullptr, b != nullptr);
   const double temperature = run.finish(a, b);
@@ -44,9 +44,9 @@ void sigmoid_loss_(Tensor a, Tensor b, double temperature, double bias, bool nor
   check_output(loss, working(a), a.size(0), "loss");
   if (loss.numel() == 0) return;
   if (working(a) == ScalarType::Double)
-    forward(args, static_cast<double*>(loss.mutable_data_ptr()));
+    forward(args, mutable_data<double>(loss));
   else
-    forward(args, static_cast<float*>(loss.mutable_data_ptr()));
+    forward(args, mutable_data<float>(loss));
 }
 
 void sigmoid_loss_backward_(Tensor grad_loss, Tensor a, Tensor b, double temperature, double bias, bool normalize,

@@ -1,10 +1,9 @@
 #include "clead/perturb_l1.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <cmath>
 
 #include "clean_rows.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -31,7 +30,8 @@ struct Scratch {
 // The coordinates that move, at least: ⌊part · size + ½⌋ of them, in [1, size].
 int64_t wanted(double part, int64_t size) {
   const double count = std::floor(part * static_cast<double>(size) + 0.5);
-  return count >= static_cast<double>(size) ? size : std::max<int64_t>(1, static_cast<int64_t>(count));
+  if (!(count > 1)) return 1;
+  return count < static_cast<double>(size) ? static_cast<int64_t>(count) : size;
 }
 
 template <class T>
@@ -39,13 +39,13 @@ void launch(const Tensor& x_adv, const Tensor* grad, const Tensor& x, const PerS
             const PerSample& sparsity, double low, double high, bool targeted) {
   const auto sizes = sizes_of(x_adv);
   const Tensor& along = grad != nullptr ? *grad : x_adv;
-  const Rows<T> images(static_cast<T*>(x_adv.mutable_data_ptr()), sizes, strides_against(x_adv, sizes, "x_adv"));
-  const Rows<const T> ascent(static_cast<const T*>(along.const_data_ptr()), sizes,
+  const Rows<T> images(mutable_data<T>(x_adv), sizes, strides_against(x_adv, sizes, "x_adv"));
+  const Rows<const T> ascent(const_data<T>(along), sizes,
                              strides_against(along, sizes, "grad"));
   const CleanRows<T> centres(x, sizes);
   const int64_t size = images.size();
   isa();  // may throw, which must not happen on a worker thread
-  torch::stable::parallel_for(0, sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
+  parallel_for(sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     std::vector<T> image(images.buffer_size(size)), gradient(ascent.buffer_size(size)),
         centre(centres.buffer_size(size));
     Scratch<T> scratch(size, grad != nullptr);
@@ -71,6 +71,7 @@ void pgd_step_l1_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_s
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad.scalar_type() == dtype, "x_adv and grad must have one dtype");
   are_bytes(x, dtype);
+  check_written(x_adv, "x_adv", {&grad, &x});
   if (x_adv.numel() == 0) return;
   const PerSample radius(eps_tensor, eps, x_adv, "eps"), length(step_tensor, step_size, x_adv, "step_size"),
       part(sparsity_tensor, sparsity, x_adv, "l1_sparsity");
@@ -81,6 +82,7 @@ void pgd_step_l1_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_s
 void project_l1_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, double low, double high) {
   const auto dtype = x_adv.scalar_type();
   are_bytes(x, dtype);
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   const PerSample radius(eps_tensor, eps, x_adv, "eps"), none(std::nullopt, 0.0, x_adv, "step_size");
   for_pixels(dtype, "project_l1_",

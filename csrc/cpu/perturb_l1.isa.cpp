@@ -127,7 +127,7 @@ double shrinkage(const L1Row<T>& r) {
   }
   const double budget = r.eps / power * scale;
   const int64_t units = l1_shrinkage(
-      budget < 0x1p62 ? static_cast<int64_t>(budget) : int64_t{1} << 62,
+      l1_units(budget),
       static_cast<int64_t>(ceil(largest / power * scale)),
       [&](int64_t length) { return sums(r.outer, r.inner, padded, length); });
   return static_cast<double>(units) / scale * power;

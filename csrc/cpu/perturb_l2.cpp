@@ -1,8 +1,7 @@
 #include "clead/perturb_l2.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include "clean_rows.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -15,14 +14,14 @@ void launch(const Tensor& x_adv, const Tensor* grad, const Tensor& x, const PerS
             double low, double high, bool targeted) {
   const auto sizes = sizes_of(x_adv);
   const auto rows = [&](const Tensor& t, const char* name) {
-    return Rows<const T>(static_cast<const T*>(t.const_data_ptr()), sizes, strides_against(t, sizes, name));
+    return Rows<const T>(const_data<T>(t), sizes, strides_against(t, sizes, name));
   };
-  const Rows<T> images(static_cast<T*>(x_adv.mutable_data_ptr()), sizes, strides_against(x_adv, sizes, "x_adv"));
+  const Rows<T> images(mutable_data<T>(x_adv), sizes, strides_against(x_adv, sizes, "x_adv"));
   const Rows<const T> ascent = grad == nullptr ? rows(x_adv, "x_adv") : rows(*grad, "grad");
   const CleanRows<T> centres(x, sizes);
   const int64_t size = images.size();
   isa();  // may throw, which must not happen on a worker thread
-  torch::stable::parallel_for(0, sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
+  parallel_for(sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     std::vector<T> image(images.buffer_size(size)), gradient(ascent.buffer_size(size)),
         centre(centres.buffer_size(size));
     for (int64_t row = begin; row < end; ++row) {
@@ -45,6 +44,7 @@ void step(const char* op, const Tensor& x_adv, const Tensor* grad, const Tensor&
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad == nullptr || grad->scalar_type() == dtype, "x_adv and grad must have one dtype");
   are_bytes(x, dtype);
+  check_written(x_adv, "x_adv", {grad, &x});
   if (x_adv.numel() == 0) return;
   const PerSample radius(eps_tensor, eps, x_adv, "eps"), length(step_tensor, step_size, x_adv, "step_size");
   for_pixels(dtype, op, [&]<class T>() { launch<T>(x_adv, grad, x, radius, length, low, high, targeted); });

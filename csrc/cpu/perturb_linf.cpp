@@ -1,9 +1,8 @@
 #include "clead/perturb_linf.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include "clead/strided.h"
 #include "clean_rows.h"
+#include "parallel.h"
 
 namespace clead {
 namespace {
@@ -40,18 +39,18 @@ void launch(const Tensor& x_adv, const Tensor* grad, const Tensor& x, const Scal
   run.eps_stride = inner[3], run.step_stride = inner[4];
   run.sign = targeted ? Wide(-1) : Wide(1);
   run.low = static_cast<Wide>(low), run.high = static_cast<Wide>(high);
-  T* const out = static_cast<T*>(x_adv.mutable_data_ptr());
-  const T* const ascent = grad != nullptr ? static_cast<const T*>(grad->const_data_ptr()) : nullptr;
+  T* const out = mutable_data<T>(x_adv);
+  const T* const ascent = grad != nullptr ? const_data<T>(*grad) : nullptr;
   const T* const bytes_as = x.scalar_type() == ScalarType::Byte ? byte_pixels<T>() : nullptr;
   isa();  // may throw, which must not happen on a worker thread
-  torch::stable::parallel_for(0, shape.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(shape.numel(), kGrain, [&](int64_t begin, int64_t end) {
     shape.walk(begin, end, [&](const Strided<5>::Offsets& at, int64_t size) {
       LinfRun<T, Wide> r = run;
       r.x_adv = out + at[0], r.grad = ascent != nullptr ? ascent + at[1] : nullptr;
       r.eps = eps.data() + at[3], r.step = step.data() + at[4];
       r.size = size;
-      if (bytes_as != nullptr) return from_bytes(r, static_cast<const uint8_t*>(x.const_data_ptr()) + at[2], bytes_as);
-      r.x = static_cast<const T*>(x.const_data_ptr()) + at[2];
+      if (bytes_as != nullptr) return from_bytes(r, const_data<uint8_t>(x) + at[2], bytes_as);
+      r.x = const_data<T>(x) + at[2];
       if (r.grad == nullptr) r.grad = r.x;
       CLEAD_ISA_CALL(pgd_step_linf(r));
     });
@@ -64,6 +63,7 @@ void step(const char* op, const Tensor& x_adv, const Tensor* grad, const Tensor&
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad == nullptr || grad->scalar_type() == dtype, "x_adv and grad must have one dtype");
   are_bytes(x, dtype);
+  check_written(x_adv, "x_adv", {grad, &x});
   if (x_adv.numel() == 0) return;
   const auto sizes = sizes_of(x_adv);
   for_pixels(dtype, op, [&]<class T>() {

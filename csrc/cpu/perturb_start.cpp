@@ -1,8 +1,7 @@
 #include "clead/perturb_start.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include "clean_rows.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -19,7 +18,7 @@ class Streams {
     if (!ids) return;
     STD_TORCH_CHECK(ids->scalar_type() == ScalarType::Long && ids->dim() == 1 && ids->size(0) == samples,
                     "sample_ids must be int64 [", samples, "]");
-    ids_ = static_cast<const int64_t*>(ids->const_data_ptr());
+    ids_ = const_data<int64_t>(*ids);
     stride_ = ids->stride(0);
   }
 
@@ -37,7 +36,7 @@ class Streams {
 
 template <class T>
 Rows<T> written(const Tensor& x_adv, const std::vector<int64_t>& sizes) {
-  return {static_cast<T*>(x_adv.mutable_data_ptr()), sizes, strides_against(x_adv, sizes, "x_adv")};
+  return {mutable_data<T>(x_adv), sizes, strides_against(x_adv, sizes, "x_adv")};
 }
 
 template <class T>
@@ -50,7 +49,7 @@ void start_linf(const Tensor& x_adv, const Tensor& x, const Scalars<Wide<T>>& ep
   const int64_t size = images.size(), chunks = (size + kChunk - 1) / kChunk, chunk = std::min(size, kChunk);
   isa();  // may throw, which must not happen on a worker thread
   const int64_t grain = std::max<int64_t>(1, kGrain / chunk);
-  torch::stable::parallel_for(0, sizes[0] * chunks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(sizes[0] * chunks, grain, [&](int64_t begin, int64_t end) {
     std::vector<T> image(images.buffer_size(chunk)), centre(centres.buffer_size(chunk));
     std::vector<Wide<T>> radius(radii.constant() ? 0 : radii.buffer_size(chunk));
     for (int64_t i = begin; i < end; ++i) {
@@ -78,7 +77,7 @@ void start_ball(const Tensor& x_adv, const Tensor& x, const PerSample& eps, cons
   const CleanRows<T> centres(x, sizes);
   const int64_t size = images.size();
   isa();  // may throw, which must not happen on a worker thread
-  torch::stable::parallel_for(0, sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
+  parallel_for(sizes[0], std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     std::vector<T> image(images.buffer_size(size)), centre(centres.buffer_size(size));
     std::vector<typename Start::Number> numbers(drawn(size));
     for (int64_t row = begin; row < end; ++row) {
@@ -97,6 +96,7 @@ void start_ball(const Tensor& x_adv, const Tensor& x, const PerSample& eps, cons
 void random_start_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
                         std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
   are_bytes(x, x_adv.scalar_type());
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   const Streams streams(seed, sample_ids, x_adv.size(0), step);
   for_pixels(x_adv.scalar_type(), "random_start_linf_", [&]<class T>() {
@@ -110,6 +110,7 @@ void random_start(const char* op, const Tensor& x_adv, const Tensor& x, double e
                   const std::optional<Tensor>& eps_tensor, int64_t seed, const std::optional<Tensor>& sample_ids,
                   int64_t step, double low, double high) {
   are_bytes(x, x_adv.scalar_type());
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   const Streams streams(seed, sample_ids, x_adv.size(0), step);
   const PerSample radius(eps_tensor, eps, x_adv, "eps");

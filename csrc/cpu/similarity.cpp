@@ -1,8 +1,7 @@
 // What surrounds the matrix products of similarity: unit rows, and the gradient through them.
-#include <torch/csrc/stable/ops.h>
-
 #include "clead/buffer.h"
 #include "clead/similarity_rows.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -12,14 +11,14 @@ constexpr int64_t kGrain = 16384;  // elements a thread is worth waking for
 
 template <class Body>
 void for_rows(const Tensor& x, Body&& body) {
-  isa();  // may throw, which must not happen on a worker thread
+  isa(), const_data<void>(x);  // may throw, which must not happen on a worker thread
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, x.size(1)));
-  torch::stable::parallel_for(0, x.size(0), grain, body);
+  parallel_for(x.size(0), grain, body);
 }
 
 template <class S>
 const S* row_of(const Tensor& x, int64_t i) {
-  return static_cast<const S*>(x.const_data_ptr()) + i * x.stride(0);
+  return const_data<S>(x) + i * x.stride(0);
 }
 
 void check(const Tensor& x, const Tensor& wide, const char* name) {
@@ -33,9 +32,10 @@ void check(const Tensor& x, const Tensor& wide, const char* name) {
 // rows = scale * x, or scale * x / max(|x|, tiny).
 void rows_(Tensor x, double scale, bool normalize, Tensor rows) {
   check(x, rows, "rows");
+  if (rows.numel() == 0) return;
   const int64_t d = x.size(1);
   for_pixels(x.scalar_type(), "similarity", [&]<class S>() {
-    auto* const to = static_cast<Wide<S>*>(rows.mutable_data_ptr());
+    auto* const to = mutable_data<Wide<S>>(rows);
     for_rows(x, [&](int64_t begin, int64_t end) {
       Norm norm;
       for (int64_t i = begin; i < end; ++i)
@@ -51,11 +51,11 @@ void rows_backward_(Tensor grad_rows, Tensor x, double scale, bool normalize, Te
   STD_TORCH_CHECK(radial.scalar_type() == ScalarType::Double && radial.is_contiguous() && radial.numel() == x.size(0),
                   "radial must be float64 [rows]");
   const int64_t d = x.size(1);
-  double* const inner = static_cast<double*>(radial.mutable_data_ptr());
+  double* const inner = mutable_data<double>(radial);
   for_pixels(x.scalar_type(), "similarity", [&]<class S>() {
     using T = Wide<S>;
-    const T* const from = static_cast<const T*>(grad_rows.const_data_ptr());
-    T* const to = static_cast<T*>(grad.mutable_data_ptr());
+    const T* const from = const_data<T>(grad_rows);
+    T* const to = mutable_data<T>(grad);
     for_rows(x, [&](int64_t begin, int64_t end) {
       const Buffer<T> unit(d);
       Norm norm;

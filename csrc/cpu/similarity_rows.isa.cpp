@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "clead/lanes.h"
+#include "clead/norms.h"
 
 namespace clead::CLEAD_ISA {
 namespace {
@@ -23,15 +24,22 @@ T dot(const T* x, const T* y, int64_t d) {
 }
 
 template <class T>
+double sum_squares(const T* x, int64_t d, double factor) {
+  double squares = 0;
+  for (int64_t k = 0; k < d; ++k) squares += static_cast<double>(x[k]) * factor * (static_cast<double>(x[k]) * factor);
+  return squares;
+}
+
+template <class T>
 Norm norm_of(const T* x, int64_t d) {
   double squares = static_cast<double>(dot(x, x, d));
-  if (!(squares > 1e-25 && squares < 1e37)) {  // beyond the range of float32, or near it
-    squares = 0;
-    for (int64_t k = 0; k < d; ++k) squares += static_cast<double>(x[k]) * static_cast<double>(x[k]);
-  }
+  if (!(squares > 1e-25 && squares < 1e37))  // beyond the range of float32, or near it
+    squares = sum_squares(x, d, 1.0);
+  double factor = 1;
+  if (!(squares < kHugeSquares)) factor = kOfHuge, squares = sum_squares(x, d, kOfHuge);
   const double norm = std::sqrt(squares);
   const bool tiny = norm < kTinyNorm;
-  return {1 / (tiny ? kTinyNorm : norm), !tiny};
+  return {factor / (tiny ? kTinyNorm : norm), !tiny};
 }
 
 template <class S, class T>

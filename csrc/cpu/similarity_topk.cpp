@@ -1,13 +1,12 @@
 #include "clead/similarity_topk.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <functional>
 #include <limits>
 
 #include "clead/buffer.h"
 #include "clead/similarity_rows.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -58,13 +57,13 @@ class Search {
   }
 
   void run() {
-    torch::stable::parallel_for(0, plan_.groups * plan_.segments, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(plan_.groups * plan_.segments, 1, [&](int64_t begin, int64_t end) {
       const Scratch scratch(*this);
       for (int64_t task = begin; task < end; ++task) search(task / plan_.segments, task % plan_.segments, scratch);
     });
     if (plan_.segments == 1) return;
     const int64_t all = plan_.segments * k_;
-    torch::stable::parallel_for(0, queries_.size(0), 16, [&](int64_t begin, int64_t end) {
+    parallel_for(queries_.size(0), 16, [&](int64_t begin, int64_t end) {
       for (int64_t q = begin; q < end; ++q) finish(q, keys_.data() + q * all, all);
     });
   }
@@ -120,7 +119,7 @@ class Search {
   }
 
   void load_row(const Tensor& x, int64_t i, T* out) const {
-    const S* const row = static_cast<const S*>(x.const_data_ptr()) + i * x.stride(0);
+    const S* const row = const_data<S>(x) + i * x.stride(0);
     Norm norm;
     CLEAD_ISA_CALL(unit_row(row, x.stride(1), d_, normalize_, 1.0, out, norm));
   }
@@ -150,18 +149,19 @@ void similarity_topk_(Tensor queries, Tensor bank, int64_t k, bool normalize, Te
                       bank.scalar_type() == dtype,
                   "queries and bank must be [rows, d] with one d and one dtype");
   const int64_t m = queries.size(0), n = bank.size(0);
-  STD_TORCH_CHECK(n < int64_t(1) << 32, "bank has too many rows");
+  STD_TORCH_CHECK(m < int64_t(1) << 31 && n < int64_t(1) << 32 && queries.size(1) < int64_t(1) << 28,
+                  "similarity_topk takes fewer than 2^31 queries, 2^32 rows of a bank and 2^28 columns");
   STD_TORCH_CHECK(k >= 1 && k <= n, "k must be in [1, ", n, "]");
   STD_TORCH_CHECK(values.is_contiguous() && values.numel() == m * k && indices.is_contiguous() &&
                       indices.numel() == m * k && indices.scalar_type() == ScalarType::Long &&
                       values.scalar_type() == (dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
                   "values and indices must be contiguous [", m, ", ", k, "], of the working dtype and int64");
-  isa();  // may throw, which must not happen on a worker thread
+  isa(), const_data<void>(queries), const_data<void>(bank);  // may throw, which must not happen on a worker thread
   if (m == 0) return;
   for_pixels(dtype, "similarity_topk", [&]<class S>() {
     using T = Wide<S>;
-    Search<S, T>(queries, bank, k, normalize, static_cast<T*>(values.mutable_data_ptr()),
-                 static_cast<int64_t*>(indices.mutable_data_ptr()))
+    Search<S, T>(queries, bank, k, normalize, mutable_data<T>(values),
+                 mutable_data<int64_t>(indices))
         .run();
   });
 }

@@ -10,6 +10,7 @@ void pgd_step_l1_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_s
                   std::optional<Tensor> sparsity_tensor, double low, double high, bool targeted) {
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "all images must have one dtype");
+  check_written(x_adv, "x_adv", {&grad, &x});
   if (x_adv.numel() == 0) return;
   for_pixels(dtype, "pgd_step_l1_", [&]<class T>() {
     auto s = samples_of<T>(x_adv, &grad, &x);
@@ -23,6 +24,7 @@ void pgd_step_l1_(Tensor x_adv, Tensor grad, Tensor x, double eps, double step_s
 
 void project_l1_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, double low, double high) {
   STD_TORCH_CHECK(x.scalar_type() == x_adv.scalar_type(), "all images must have one dtype");
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   for_pixels(x_adv.scalar_type(), "project_l1_", [&]<class T>() {
     auto s = samples_of<T>(x_adv, nullptr, &x);

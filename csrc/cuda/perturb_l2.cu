@@ -11,6 +11,7 @@ void step(const char* op, const Tensor& x_adv, const Tensor* grad, const Tensor&
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK((grad == nullptr || grad->scalar_type() == dtype) && x.scalar_type() == dtype,
                   "all images must have one dtype");
+  check_written(x_adv, "x_adv", {grad, &x});
   if (x_adv.numel() == 0) return;
   for_pixels(dtype, op, [&]<class T>() {
     auto s = samples_of<T>(x_adv, grad, &x);
@@ -32,6 +33,7 @@ void project_l2_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_t
 
 void momentum_(Tensor buffer, Tensor grad, double momentum) {
   STD_TORCH_CHECK(buffer.scalar_type() == grad.scalar_type(), "buffer and grad must have one dtype");
+  check_written(buffer, "buffer", {&grad});
   if (buffer.numel() == 0) return;
   for_pixels(buffer.scalar_type(), "momentum_", [&]<class T>() {
     auto s = samples_of<T>(buffer, &grad, nullptr);

@@ -23,9 +23,9 @@ void typed(const Tensor& x_adv, const Tensor& grad, const Tensor& x, double eps,
     grid.size[grid.dims] = dim.size;
     std::copy(dim.step.begin(), dim.step.end(), grid.stride[grid.dims++]);
   }
-  grid.x_adv = static_cast<T*>(x_adv.mutable_data_ptr());
-  grid.grad = static_cast<const T*>(grad.const_data_ptr());
-  grid.x = static_cast<const T*>(x.const_data_ptr());
+  grid.x_adv = mutable_data<T>(x_adv);
+  grid.grad = const_data<T>(grad);
+  grid.x = const_data<T>(x);
   grid.eps = radius.tensor, grid.step = length.tensor;
   grid.eps_scalar = radius.scalar, grid.step_scalar = length.scalar;
   grid.sign = targeted ? Wide(-1) : Wide(1);
@@ -40,6 +40,7 @@ void step(const char* op, const Tensor& x_adv, const Tensor& grad, const Tensor&
           bool targeted) {
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "all images must have one dtype");
+  check_written(x_adv, "x_adv", {&grad, &x});
   if (x_adv.numel() == 0) return;
   for_pixels(dtype, op, [&]<class T>() {
     typed<T, Wide<T>>(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);

@@ -15,7 +15,7 @@ cuda::Starts<T> starts_of(const Tensor& x_adv, const Tensor& x, int64_t seed, co
   if (ids) {
     STD_TORCH_CHECK(ids->scalar_type() == ScalarType::Long && ids->dim() == 1 && ids->size(0) == x_adv.size(0),
                     "sample_ids must be int64 [", x_adv.size(0), "]");
-    s.ids = static_cast<const int64_t*>(ids->const_data_ptr());
+    s.ids = const_data<int64_t>(*ids);
     s.ids_stride = ids->stride(0);
   }
   return s;
@@ -31,6 +31,7 @@ void run_starts(void (*kernel)(cuda::Starts<T>), const cuda::Starts<T>& s, const
 void random_start_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor> eps_tensor, int64_t seed,
                         std::optional<Tensor> sample_ids, int64_t step, double low, double high) {
   STD_TORCH_CHECK(x.scalar_type() == x_adv.scalar_type(), "all images must have one dtype");
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   for_pixels(x_adv.scalar_type(), "random_start_linf_", [&]<class T>() {
     auto s = starts_of<T>(x_adv, x, seed, sample_ids, step, low, high);
@@ -54,6 +55,7 @@ void random_start_ball(const char* op, const Tensor& x_adv, const Tensor& x, dou
                        const std::optional<Tensor>& eps_tensor, int64_t seed, const std::optional<Tensor>& sample_ids,
                        int64_t step, double low, double high) {
   STD_TORCH_CHECK(x.scalar_type() == x_adv.scalar_type(), "all images must have one dtype");
+  check_written(x_adv, "x_adv", {&x});
   if (x_adv.numel() == 0) return;
   for_pixels(x_adv.scalar_type(), op, [&]<class T>() {
     auto s = starts_of<T>(x_adv, x, seed, sample_ids, step, low, high);

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 9.9e-9, 1.01e18  # 1e-8 to 1e18, however rounded
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -80,9 +81,9 @@ def split_temperature(temperature: float | Tensor, device: torch.device) -> tupl
     """A temperature as the ops take it: (0-d tensor or None, float)."""
     tensor, number = split_number("temperature", temperature, device)
     if tensor is None:
-        _check_positive("temperature", number)
+        _check_temperature(number)
     elif values_readable(tensor):
-        _check_positive("temperature", tensor.item())
+        _check_temperature(tensor.item())
     return tensor, number
 
 
@@ -163,9 +164,12 @@ def check_number(name: str, value: float, low: float, below: float = math.inf) -
         raise ValueError(f"{name} must be in [{low:g}, {below:g}), got {value}")
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_temperature(value: float) -> None:
+    """Beyond this range the logits of a row differ by more, or by less, than logarithms of sums have digits."""
     if not 0.0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+        raise ValueError(f"temperature must be positive and finite, got {value}")
+    if not _LEAST_TEMPERATURE < value < _MOST_TEMPERATURE:
+        raise ValueError(f"temperature must be in [1e-8, 1e18], got {value}")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -61,11 +61,27 @@ def define_functional(
     """
     name = define(schema)
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"clead::{name}", fake, lib=LIBRARY)
+    register_fake(name, fake)
     op: Callable[..., Any] = getattr(torch.ops.clead, name).default
     if backward is not None:
         LIBRARY.impl(name, _autograd_kernel(op, backward, setup_context), "Autograd", with_keyset=True)
     return op
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """Register the fake kernel of an op; it refuses tensors of several devices.
+
+    The dispatcher takes it for a call in which any tensor has no storage, and the outputs would hold no numbers.
+    """
+
+    def checked(*arguments: Any) -> Any:
+        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+        devices = {str(x.device) for x in tensors if x.ndim or x.is_meta}  # other 0-d tensors may be anywhere
+        if len(devices) > 1:
+            raise ValueError(f"all tensors of clead::{name} must be on one device, got {', '.join(sorted(devices))}")
+        return fake(*arguments)
+
+    torch.library.register_fake(f"clead::{name}", checked, lib=LIBRARY)
 
 
 def _autograd_kernel(

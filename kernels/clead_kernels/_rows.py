@@ -42,7 +42,7 @@ def unit_rows_backward(grad_unit: Tensor, x: Tensor) -> Tensor:
 
 def _unit_rows_and_norms(x: Tensor) -> tuple[Tensor, Tensor]:
     """Unit rows [..., d] and norms [..., 1] of float32 or float64 rows, also of those whose squares overflow."""
-    limit, factor = (2.0**500, 2.0**-600) if x.dtype == torch.float64 else (2.0**60, 2.0**-80)
+    limit, factor = (2.0**500, 2.0**-530) if x.dtype == torch.float64 else (2.0**60, 2.0**-80)
     large = torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True) > limit
     x = torch.where(large, x * factor, x)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -69,7 +69,7 @@ WHOLE = (None, "x", -1, 2**64, 1.5, True, torch.tensor(3))
 BAD = {
     **dict.fromkeys(("anchors", "embeddings", "a", "queries"), ROWS),
     **dict.fromkeys(("candidates", "b", "bank"), (*ROWS[1:], *ALIKE)),
-    "temperature": POSITIVE,
+    "temperature": (*POSITIVE, 1e-9, 1e19, torch.tensor(1e-9)),
     "bias": (*NUMBERS, None, math.inf),
     **dict.fromkeys(("spread", "debias", "hard_negative_beta", "weight"), NOT_NEGATIVE),
     "positives": INDICES,

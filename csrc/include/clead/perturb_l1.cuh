@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kTeamThreads, 1) pgd_step_l1_kernel(const __gr
     const double power = power_of_two(most), scale = ldexp(1.0, l1_bits(s.size) - 1);
     const double budget = floor(s.eps.at(sample.index) / power * scale);
     const int64_t units = l1_shrinkage(
-        budget < 0x1p62 ? static_cast<int64_t>(budget) : int64_t{1} << 62,
+        l1_units(budget),
         static_cast<int64_t>(ceil(most / power * scale)), [&](int64_t candidate) {
           int64_t at = 0, slope = 0;
           sample.each([&](int i) {

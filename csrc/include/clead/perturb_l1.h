@@ -33,6 +33,12 @@ CLEAD_FN int l1_bits(int64_t size) {
   return length < 10 ? 52 : 62 - length;
 }
 
+// A budget in whole units; a negative one would have no end.
+CLEAD_FN int64_t l1_units(double budget) {
+  if (!(budget < 0x1p62)) return int64_t{1} << 62;
+  return budget > 0 ? static_cast<int64_t>(budget) : 0;
+}
+
 // Σ min(max(distance - λ, 0), room) at λ and at λ - 1, all in whole units.
 struct L1Sums {
   int64_t at, before;

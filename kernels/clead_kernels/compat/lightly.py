@@ -21,7 +21,7 @@ class NTXentLoss(nn.Module):
     in ``out1`` at every call in which ``out0`` requires grad.
 
     Attributes:
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         memory_bank_size: 0 = no bank, or (rows, dimensions).
         gather_distributed: rows of all processes are negatives (without a bank) or enter the bank.
         impl: which implementation, see ``clead_kernels.explain``.

@@ -115,7 +115,7 @@ class SupConLoss(_LossOfPairs):
     """Supervised contrastive loss L_out (Khosla et al., arXiv 2004.11362, eq. 2), mean of the rows above 0.
 
     Attributes:
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         normalize: whether rows are divided by their norms: yes, unless ``distance`` is a ``DotProductSimilarity`` that
             does not.
         impl: which implementation, see ``clead_kernels.explain``.
@@ -138,7 +138,7 @@ class NTXentLoss(_LossOfPairs):
     Other positives of a are not in the denominator.
 
     Attributes:
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         normalize: as in ``SupConLoss``.
         impl: which implementation, see ``clead_kernels.explain``.
 

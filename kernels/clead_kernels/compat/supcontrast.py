@@ -20,7 +20,7 @@ class SupConLoss(nn.Module):
     counted in the mean.
 
     Attributes:
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         contrast_mode: ``"all"`` views are anchors, or the first ``"one"``; candidates are always all views.
         base_temperature: the loss is multiplied by ``temperature / base_temperature``.
         impl: which implementation, see ``clead_kernels.explain``.

@@ -4,7 +4,7 @@ With s_ij the similarity over the temperature, P_i the positives of row i, Q_i i
 a positive, ``loss_i = -mean_{p in P_i} log(exp(s_ip) / D_ip)``; a row without a positive contributes 0 and is counted
 in the mean. Common arguments:
 
-- ``temperature``: positive float, or a 0-d tensor, which may require grad.
+- ``temperature``: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
 - ``false_negatives``: a ``FalseNegatives`` rule, or None.
 - ``positives_reduction``: ``"mean"`` of the logarithms (L_out), their ``"sum"``, or ``"inside"``: the logarithm of the
   mean (L_in; Khosla et al., arXiv 2004.11362, eq. 3).

@@ -32,7 +32,7 @@ def instance_margin(
     Args:
         anchors: [M, d], float64, float32, bfloat16 or float16.
         candidates: [N, d], same dtype and device.
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         positives: int64 [M], the candidate that is positive for each anchor, -1 = none; None = candidate i for anchor
             i, which needs N >= M. Rows without a positive or without another candidate are 0.
         normalize: divide rows by their norms first (a row with a norm below 1e-12 gets no gradient).

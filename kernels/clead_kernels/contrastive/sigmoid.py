@@ -33,7 +33,7 @@ def sigmoid_loss(
     Args:
         a: [M, d], float64, float32, bfloat16 or float16.
         b: [N, d], N >= M; row i belongs to row i of ``a``, further rows to none; same dtype and device.
-        temperature: positive float, or a 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         bias: finite float, or a 0-d tensor, which may require grad.
         normalize: divide rows by their norms first (a row with a norm below 1e-12 gets no gradient).
         weights: floating-point [M], constants that multiply the rows' losses; ``"mean"`` still divides by M.

@@ -134,7 +134,7 @@ def _define(schema: str, kernel: Op) -> Op:
     library: Any = _library.LIBRARY
     library.impl(name, kernel, "CompositeExplicitAutograd")
     library.impl(name, bump, "ADInplaceOrView", with_keyset=True)
-    torch.library.register_fake(f"clead::{name}", lambda *args: None, lib=_library.LIBRARY)
+    _library.register_fake(name, lambda *args: None)
     callable_op: Op = op
     return callable_op
 

@@ -22,7 +22,7 @@ def similarity(
     Args:
         a: [..., M, d], float64, float32, bfloat16 or float16.
         b: [..., N, d], same dtype and device; leading dimensions broadcast as in ``torch.matmul``.
-        temperature: positive float or 0-d tensor, which may require grad.
+        temperature: float in [1e-8, 1e18], or a 0-d tensor, which may require grad.
         normalize: cosine similarity if True (a row with a norm below 1e-12 gets no gradient), else the dot product.
         impl: which implementation, see ``explain``.
 
