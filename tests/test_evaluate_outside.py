@@ -274,10 +274,11 @@ def test_an_encoder_and_its_classifier_in_files_of_their_own(images, tmp_path):
     torch.save({"state_dict": linear, "best_acc": 75.3}, tmp_path / "linear.pth.tar")
     files = [str(tmp_path / "swav.pth.tar"), "--format", "swav", "--head", str(tmp_path / "linear.pth.tar")]
     data = ["--data", "imagenet_val", "--data-dir", str(images), "--image-size", "28", "--out", str(tmp_path / "out")]
-    main([*files, *data, "--attacks", "fgsm", "--eps", "1/255"])
+    main([*files, *data, "--attacks", "fgsm", "--eps", "0.25/255"])
     test = load("imagenet_val", images, image_size=28).test
     with torch.no_grad():
         logits = head(model.eval().features(test.batch(torch.arange(20)), "clean"))
     clean = rows(tmp_path / "out")["clean", None]
+    assert ("fgsm", 1 / 1020) in rows(tmp_path / "out")
     assert (clean["protocol"], clean["bn_branch"], clean["dataset"]) == ("end_to_end", "clean", "imagenet_val")
     assert clean["accuracy"] == float((logits.argmax(1) == test.labels).double().mean())

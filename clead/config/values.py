@@ -12,9 +12,10 @@ from clead.errors import UserError
 
 
 def parse_real(text: str) -> float:
-    """A float written as a decimal or as a fraction: ``0.03`` or ``8/255``."""
+    """A float written as a decimal or as a fraction: ``0.03``, ``8/255`` or ``0.25/255``."""
+    numerator, slash, denominator = text.partition("/")
     try:
-        value = float(Fraction(text)) if "/" in text else float(text)
+        value = float(Fraction(numerator) / Fraction(denominator)) if slash else float(text)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"expected a number such as 0.03 or 8/255, got {text!r}") from error
     if not math.isfinite(value):

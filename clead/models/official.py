@@ -7,7 +7,7 @@ The ImageNet formats hold ResNets under torchvision's names; their authors show 
 shorter side is 256 (the data set ``imagenet_val``). Where the names were looked up, and what is evaluated:
 
 - ``simclr``: what github.com/tonylins/simclr-converter makes of SimCLR's files, classifier included, whose bias that
-  code leaves as torch initialises it; pixels are not normalised.
+  code leaves as torch initialises it; pixels are not normalised, and that code tests on the centre 256x256.
 - ``swav``: github.com/facebookresearch/swav; the classifier is in a file of its own (``linear``). The standard
   deviation of red is 0.228 there.
 - ``byol``: what github.com/ajtejankar/byol-convert makes of DeepMind's files, classifier included; strided layers pad
@@ -15,7 +15,7 @@ shorter side is 256 (the data set ``imagenet_val``). Where the names were looked
 - ``moco``: github.com/facebookresearch/moco, v1 and v2: ``encoder_q``, or a file of ``main_lincls.py`` with its ``fc``.
 - ``mocov3``: github.com/facebookresearch/moco-v3: ``base_encoder``, or a file of ``main_lincls.py`` with its ``fc``.
 - ``dino``: github.com/facebookresearch/dino: the backbone, or the teacher's in a full checkpoint; the classifier is in
-  a file of its own (``linear``).
+  a file of its own (``linear``). Its images are resized bicubically.
 
 Their vision transformers are not read, because our encoders are ResNets.
 """
