@@ -14,8 +14,9 @@ from clead.evaluate.figures import expand
 from clead.figures import FIGURES
 from clead.protocols.figure_data import FIGURE_DATA
 
-TINY = ["--epochs", "1", "--batch-size", "64", "--linear-eval.epochs", "1", "--evaluation.sweep-eps"]
-TINY += ["--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm", "--evaluation.samples", "30"]
+TINY = ["--epochs", "1", "--train-samples", "128", "--batch-size", "64", "--evaluation.sweep-eps"]
+TINY += ["--linear-eval.epochs", "1", "--evaluation.eps", "0.1", "--evaluation.attacks", "fgsm"]
+TINY += ["--evaluation.samples", "30"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,15 @@ def test_figures_go_to_run_folders_only(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_figure_that_does_not_exist_of_a_model(run):
-    with pytest.raises(UserError, match="tsne needs at least 7 images, got 5"):
-        evaluate.main([str(run), "--protocols", "tsne", "--samples", "5"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocols", "tsne", "--samples", "5"], "tsne needs at least 7 images, got 5"),
+        (["--protocols", "input_surface", "--eps", "0"], "input_surface needs a radius above 0, got 0"),
+        (["--protocols", "figures", "--norm", "l2", "--eps", "1"], "--norm must be linf for figures, got l2"),
+        (["--protocols", "tnse"], "--protocols must be of .*tsne.*figures, got 'tnse'"),
+    ],
+)
+def test_what_no_figure_can_be_made_of(run, arguments, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([str(run), *arguments])

@@ -106,6 +106,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
     if arguments.device not in ("cpu", "cuda"):
         raise UserError(f"--device must be cpu or cuda, got {arguments.device!r}")
+    if arguments.norm != "linf" and set(FIGURE_DATA) & set(expand(arguments.protocols)):
+        raise UserError(f"--norm must be linf for figures, got {arguments.norm}")
     if arguments.norm != "linf" and arguments.eps is None:
         raise UserError(f"--norm {arguments.norm} needs --eps: the radii of the run are linf")
 

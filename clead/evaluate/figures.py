@@ -46,9 +46,11 @@ def write_data(opened: Opened, name: str, radii: Sequence[float], versions: str)
 
     Raises:
         NotApplicable: the figure does not exist of this model.
-        UserError: see ``folder_of``.
+        UserError: see ``folder_of``; or there is no radius above 0.
     """
     subject = opened.subject
+    if not max(radii) > 0:
+        raise UserError(f"{name} needs a radius above 0, got {max(radii)}")
     found = FIGURE_DATA[name](Look(subject, max(radii)))
     key = subject.key
     facts = {

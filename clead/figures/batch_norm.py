@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from clead.figures.data import Picture, Shape, read_pictures
 from clead.figures.files import write_figure
-from clead.figures.style import INK, SMALL, TEXT, format_eps, new_figure, panels, plain_axes, subtitle
+from clead.figures.style import INK, SMALL, TEXT, new_figure, panels, plain_axes, subtitle
 
 STATISTICS = ("mean", "variance")
 SHAPES: Mapping[str, Shape] = {"layer": ("M",)} | {
@@ -24,7 +24,7 @@ def figure(run: Path) -> Figure:
     """Draw a point per channel: on the diagonal, batch norm does not tell clean from adversarial images."""
     pictures = read_pictures(run, "batch_norm", SHAPES)
     first = next(iter(pictures.values()))
-    words = f"{first.facts.get('source', '')}; adversarial: eps {format_eps(first.eps)}; colour: depth of the layer"
+    words = f"{first.facts.get('source', '')}; a point per channel, yellow: in a late layer"
     drawn = new_figure(0.3 + 2.8 * len(pictures), "Batch norm: clean against adversarial", subtitle(words, run.name))
     all_axes = iter(panels(drawn, 2 * len(pictures)))
     for name, picture in pictures.items():

@@ -18,7 +18,7 @@ NAMED = 10  # classes at most that have their names on the axes
 
 def figure(run: Path) -> Figure:
     """Draw one matrix per model of ``run`` and encoding; dark along the diagonal is a class that keeps together."""
-    pictures = read_pictures(run, "class_distances", {"features": ("K", "K")})
+    pictures = read_pictures(run, "class_distances", {"features": ("K", "K")}, {"embeddings": ("K", "K")})
     maps = [
         (f"{name}, {of}\n{ratio(picture, of)}", picture.arrays[of], picture.classes)
         for name, picture in pictures.items()

@@ -39,28 +39,31 @@ class Picture:
     eps: float
 
 
-def read_pictures(run: Path, figure: str, shapes: Mapping[str, Shape]) -> dict[str, Picture]:
+def read_pictures(
+    run: Path, figure: str, shapes: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
+) -> dict[str, Picture]:
     """The data of a figure by what people call the model: the run's first, then those of its comparisons that have it.
 
     Args:
         run: the run folder.
         figure: the figure's name.
         shapes: the arrays that must be there.
+        optional: those that may be.
 
     Raises:
         MissingFile: the run has no data for it yet.
         UserError: a file is malformed.
     """
-    found = {model_name("trained", read_method(run)): read_picture(run, figure, shapes)}
+    found = {model_name("trained", read_method(run)): read_picture(run, figure, shapes, optional or {})}
     for model in COMPARISONS:
         try:
-            found[model_name(model, "")] = read_picture(run / "comparisons" / model, figure, shapes)
+            found[model_name(model, "")] = read_picture(run / "comparisons" / model, figure, shapes, optional or {})
         except MissingFile:
             continue
     return found
 
 
-def read_picture(run: Path, figure: str, shapes: Mapping[str, Shape]) -> Picture:
+def read_picture(run: Path, figure: str, shapes: Mapping[str, Shape], optional: Mapping[str, Shape]) -> Picture:
     """The data of a figure of the model in ``run``."""
     path = run / "figures" / f"{figure}.safetensors"
     if not path.is_file():
@@ -74,7 +77,7 @@ def read_picture(run: Path, figure: str, shapes: Mapping[str, Shape]) -> Picture
         raise UserError(f"{path}: expected a safetensors file, got: {one_line(error)}") from error
     if facts.get("schema") != "1" or facts.get("figure") != figure:
         raise UserError(f"{path}: expected schema 1 of the figure {figure}, found {facts.get('schema')!r:.40}")
-    _check(path, arrays, shapes)
+    _check(path, arrays, {**shapes, **{name: shape for name, shape in optional.items() if name in arrays}})
     try:
         classes, eps = json.loads(facts["classes"]), float(facts["eps"])
         named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)

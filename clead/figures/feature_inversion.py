@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from clead.errors import UserError
 from clead.figures.data import Shape, read_pictures
 from clead.figures.files import write_figure
 from clead.figures.image_grid import show
@@ -26,6 +27,9 @@ def figure(run: Path) -> Figure:
     """
     pictures = read_pictures(run, "feature_inversion", SHAPES)
     first = next(iter(pictures.values()))
+    for picture in pictures.values():
+        if picture.arrays["seeds"].shape[1] not in (1, 3):
+            raise UserError(f"{picture.path}: expected images with 1 or 3 channels")
     words = f"a column is one component of the features, maximised from the seed in {first.facts.get('steps')} steps"
     rows = sum(len(picture.arrays["seeds"]) for picture in pictures.values())
     room = 0.3 + ROW * rows + 0.35 * len(pictures)

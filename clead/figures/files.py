@@ -1,8 +1,8 @@
 """Reads what the figures and the report need from a run folder, and writes figures into it.
 
-A run folder holds ``run.json``, ``config.json``, ``metrics.jsonl``, ``results.json``, ``examples.safetensors`` and
-``comparisons/<model>/`` of the same form. Bad files raise UserError; ``MissingFile``, its subclass, stands for what an
-unfinished run does not have yet.
+A run folder holds ``run.json``, ``config.json``, ``metrics.jsonl``, ``results.json``, ``examples.safetensors``,
+``figures/<name>.safetensors`` (see ``clead.figures.data``) and ``comparisons/<model>/`` of the same form. Bad files
+raise UserError; ``MissingFile``, its subclass, stands for what an unfinished run does not have yet.
 """
 
 from __future__ import annotations

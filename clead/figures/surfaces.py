@@ -61,8 +61,10 @@ def surfaces(
 
 
 def loss_of(picture: Picture) -> NDArray[np.float32]:
-    """The surface, without gaps."""
+    """The surface, without gaps, on an axis that grows."""
     loss: NDArray[np.float32] = picture.arrays["loss"]
     if np.isnan(loss).any():
         raise UserError(f"{picture.path}: expected losses without NaN")
+    if len(loss) < 2 or not (np.diff(picture.arrays["axis"]) > 0).all():
+        raise UserError(f"{picture.path}: expected an axis of two points or more that grows")
     return loss

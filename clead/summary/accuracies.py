@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from clead.figures.style import data_name, format_eps, model_name
 from clead.figures.table import Column, Line, Row, arrange, is_plain, ordered_columns
+from clead.recipes.tables import TRANSFER
 from clead.summary.blocks import Table
 from clead.summary.runs import Group
 
@@ -109,16 +110,22 @@ def mean_percent(rows: Sequence[Row]) -> str:
 
 
 def transfer_tables(groups: Sequence[Group]) -> list[Table]:
-    """Targets in rows, sources in columns, one table per norm and radius (ASCL's table 2)."""
+    """Targets in rows, sources in columns, one table per norm and radius, with the numbers of ASCL's table 2."""
+    recipes = {run.name: run.recipe for group in groups for run in group.runs}
     found: dict[str, dict[tuple[str, str], list[Row]]] = {}
     for row in (row for group in groups for run in group.runs for row in run.rows):
         if str(row.get("attack")).startswith("transfer:") and row.get("accuracy") is not None:
             key = (str(row.get("run")), str(row["attack"]).removeprefix("transfer:"))
-            at = f"transfer, {row.get('norm')} eps {format_eps(row.get('eps') or 0.0)}, accuracy in %"
+            at = f"{row.get('norm')} eps {format_eps(row.get('eps') or 0.0)}"
             found.setdefault(at, {}).setdefault(key, []).append(row)
     tables = []
     for at, cells in found.items():
         targets, sources = (list(dict.fromkeys(key[of] for key in cells)) for of in (0, 1))
-        body = [[target, *(mean_percent(cells.get((target, of), [])) for of in sources)] for target in targets]
-        tables.append(Table(["target, by source", *sources], body, at))
+        body = []
+        for target in targets:
+            body.append([target, *(mean_percent(cells.get((target, source), [])) for source in sources)])
+            printed = [TRANSFER.get((recipes.get(target, ""), recipes.get(source, ""))) for source in sources]
+            if at == "linf eps 8/255" and any(printed):
+                body.append(["ASCL table 2", *("–" if value is None else f"{value:g}" for value in printed)])
+        tables.append(Table(["target, by source", *sources], body, f"transfer, {at}, accuracy in %"))
     return tables

@@ -29,9 +29,8 @@ th:first-child { text-align: left; position: sticky; left: 0; background: #fff; 
 tbody th { font-weight: 400; white-space: normal; min-width: 8rem; max-width: 20rem; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { th, td { padding: .35rem; font-size: .9rem; } ul { padding-left: 1.25rem; } }
 .note { color: #555; font-size: .9rem; margin: .25rem 0; }
-.figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
-  align-items: start; }
-img { display: block; width: 100%; height: auto; border: 1px solid #e6e6e6; }
+.figures { columns: 26rem; column-gap: 1.5rem; }
+img { display: block; width: 100%; height: auto; margin-bottom: 1.5rem; border: 1px solid #e6e6e6; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .75rem; font-size: .85rem; }
 li { margin: .3rem 0; }
 """

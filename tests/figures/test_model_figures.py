@@ -200,10 +200,27 @@ def test_surfaces_share_a_scale_and_have_contours(run, write, name, end):
     assert [label.get_text() for label in first.get_xticklabels()][1:] == ["0", end]
 
 
-def test_a_surface_with_gaps_is_refused(run, write):
-    write("input_surface", loss=np.full((5, 5), np.nan, np.float32))
-    with pytest.raises(UserError, match="losses without NaN"):
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"loss": np.full((5, 5), np.nan, np.float32)}, "losses without NaN"),
+        ({"axis": np.zeros(5, np.float32)}, "an axis of two points or more that grows"),
+    ],
+)
+def test_a_surface_with_gaps_is_refused(run, write, changes, found):
+    write("input_surface", **changes)
+    with pytest.raises(UserError, match=found):
         input_surface.figure(run)
+
+
+def test_odd_maps_and_images_are_refused(run, write):
+    write("class_distances", embeddings=np.ones(10, np.float32))
+    with pytest.raises(UserError, match=r"embeddings to be numbers \[K×K\], found float32 \(10,\)"):
+        class_distances.figure(run)
+    two = {"seeds": np.ones((1, 2, 8, 8), np.float32), "inverted": np.ones((1, 4, 2, 8, 8), np.float32)}
+    write("feature_inversion", **two)
+    with pytest.raises(UserError, match="images with 1 or 3 channels"):
+        feature_inversion.figure(run)
 
 
 def test_perturbation_losses_are_two_panels(run, write):

@@ -16,6 +16,7 @@ from clead.protocols.figure_data.input_surface import loss_surface as input_loss
 from clead.protocols.figure_data.weight_surface import filter_direction
 from clead.protocols.figure_data.weight_surface import loss_surface as weight_loss_surface
 from clead.protocols.subject import Classifier, Subject
+from clead.rng import Rng
 
 EPS = 0.1
 
@@ -225,7 +226,12 @@ def test_perturbation_losses_are_those_of_the_loop(linear):
     z, anchors = point @ weight.T, x.flatten(1) @ weight.T
     logits = nn.functional.normalize(anchors) @ nn.functional.normalize(z).T / 0.5
     nn.functional.cross_entropy(logits, torch.arange(40)).backward()
+    signs = Rng.create(3, "eval_attack", torch.arange(40)).uniform(6, -1.0, 1.0).double().sign()
     for index, eps in enumerate(found["eps"].tolist()):
+        noisy = (x.flatten(1) + eps * signs).clamp(0, 1)
+        assert float(found["random_contrastive"][index]) == pytest.approx(
+            contrastive_loss(anchors, noisy @ weight.T, 0.5), rel=1e-4
+        )
         moved = (x.flatten(1) + eps * point.grad.sign()).clamp(0, 1)
         expected = contrastive_loss(anchors, moved @ weight.T, 0.5)
         assert float(found["adversarial_contrastive"][index]) == pytest.approx(expected, rel=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from clead.cli import config_values
 from clead.errors import UserError
 from clead.recipes import RECIPES
-from clead.recipes.tables import TABLES
+from clead.recipes.tables import TABLES, TRANSFER
 from clead.summary import write_page
 from clead.summary.accuracies import corruption_table, results_tables, transfer_tables
 from clead.summary.beside import paper_blocks
@@ -123,6 +123,26 @@ def test_corruptions_and_transfer_are_no_columns(make):
     (matrix,) = transfer_tables(groups)
     assert (matrix.heads[1:], matrix.rows) == (["b", "a"], [["a", "70.0", "90.0"]])
     assert corruption_table(groups_of(make("c", [row("clean", 0.9)]))) is None
+
+
+def test_transfer_stands_beside_the_papers_table(make):
+    def rows(target):
+        return [
+            row("pgd20", 0.5, eps, run=target, attack=f"transfer:{source}") for source in "ab" for eps in (8 / 255, 0.1)
+        ]
+
+    folders = [make("a", rows("a"), recipe="ascl_cifar10"), make("b", rows("b"), recipe="acl_cifar10")]
+    paper, other = transfer_tables(groups_of(*folders))
+    assert paper.caption == "transfer, linf eps 8/255, accuracy in %"
+    # Rows are targets, whatever the head of the printed table says: made on ASCL, images fool each of the others most.
+    assert paper.rows == [
+        ["a", "50.0", "50.0"],
+        ["ASCL table 2", "–", "67.32"],
+        ["b", "50.0", "50.0"],
+        ["ASCL table 2", "50.78", "–"],
+    ]
+    assert other.rows == [["a", "50.0", "50.0"], ["b", "50.0", "50.0"]]
+    assert {name for pair in TRANSFER for name in pair} <= set(RECIPES) and len(TRANSFER) == 12
 
 
 # beside the papers

@@ -30,7 +30,7 @@ def batch_norm(look: Look) -> FigureData:
     source = "running statistics of the branches clean and adv"
     if not kinds["clean"]:
         kinds = measured(look)
-        source = "test images in the branch of evaluation"
+        source = f"test images, and the same under PGD-20 with eps {look.eps:.4g}"
     if not kinds["clean"]:
         raise NotApplicable("needs a model with batch norm")
     tensors = {"layer": torch.cat([torch.full(mean.shape, index) for index, (mean, _) in enumerate(kinds["clean"])])}
