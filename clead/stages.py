@@ -149,6 +149,7 @@ def fit_on(
         checkpoint_every=max(1, settings.epochs) if stage == "linear_eval" else config.checkpoint_every,
         checkpoint_minutes=config.checkpoint_minutes,
         on_nonfinite=config.on_nonfinite,
+        fold=config.speed.fold,
         folder=folder,
         progress=progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": settings.data or config.data}},
