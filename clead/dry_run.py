@@ -100,7 +100,8 @@ def _classification(session: Session, model: Model, stage: Stage) -> Fit:
     settings, splits = session.config.finetuning(stage), session.sources.of(session.config, stage)
     train = splits.train.to(session.device, session.config.residence)
     model.heads["classifier"] = LinearHead(model.encoder.feature_dim, splits.num_classes).to(session.device)
-    trained, loss = loss_of(model, stage, settings, settings.branch or session.branch, session.config.impl)
+    branch, fold = settings.branch or session.branch, session.config.speed.fold
+    trained, loss = loss_of(model, stage, settings, branch, session.config.impl, fold=fold)
     images: Callable[[Tensor], Tensor] = train.batch
     if on_features(stage, settings):
         images = torch.zeros(len(train), model.encoder.feature_dim, device=session.device).__getitem__

@@ -180,6 +180,7 @@ def fit_on(
         on_nonfinite=config.on_nonfinite,
         prefetch=config.prefetch,
         on_test=on_test,
+        fold=config.speed.fold,
         folder=folder,
         progress=progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": settings.data or config.data}},

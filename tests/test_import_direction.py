@@ -19,7 +19,17 @@ ALLOWED = {
     "config": {"models"},
     "methods": {"losses", "attacks", "models", "augment", "config"},
     "engine": {"methods.base", "config"},
-    "protocols": {"attacks", "models", "data", "augment", "engine", "losses", "methods.base", "config"},
+    "protocols": {
+        "attacks",
+        "models",
+        "data",
+        "augment",
+        "engine",
+        "losses",
+        "methods.base",
+        "methods.inner",
+        "config",
+    },
     "recipes": {"methods", "config", "models.batch_norm"},  # its BatchNormConfig is part of a configuration
     "figures": set(),
 }

@@ -84,7 +84,9 @@ def _step(model: Model, method: Method[Any], config: TrainConfig, stage: Stage, 
     """One step as the training loop does it: what is in its numbers, and whether all are finite."""
     model.eval()
     if stage in CLASSIFIER_STAGES:
-        trained, loss = loss_of(model, stage, config.finetuning(stage), model.evaluation_branch, config.impl)
+        trained, loss = loss_of(
+            model, stage, config.finetuning(stage), model.evaluation_branch, config.impl, fold=config.speed.fold
+        )
     else:
         computing = model.computing_in(config.speed.compute_dtype, config.cache_batch or None)
         trained, loss = model, lambda seen: method.training_loss(computing, seen)

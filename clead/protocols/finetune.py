@@ -7,23 +7,24 @@ adversarial full fine-tuning (SFF, AFF).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clead.attacks import Constraint, Objective, attack, frozen
+from clead.attacks import Constraint, attack, frozen
 from clead.augment import find_augmentation
-from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, OnNonfinite, Stage
+from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, OnNonfinite, SpeedConfig, Stage
 from clead.data import Dataset, Splits
 from clead.engine.loop import Fit, fit
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.losses import kl_divergence, trades_loss
 from clead.methods.base import Batch
-from clead.models import LinearHead, Model, initialise
+from clead.methods.inner import Inner
+from clead.models import LinearHead, Model, Pass, initialise
 from clead.protocols.encode import encode
 from clead.rng import Rng
 
@@ -40,6 +41,7 @@ class Classification:
         branch: batch-norm branch of every image.
         with_encoder: the encoder is trained too.
         impl: implementation of the operators.
+        inner: how attacks see the model; by default a copy with batch norm folded, the same up to rounding.
     """
 
     model: Model
@@ -47,6 +49,7 @@ class Classification:
     branch: str
     with_encoder: bool
     impl: Impl
+    inner: Inner = field(default_factory=lambda: Inner(SpeedConfig()))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """CE(f(x), y), CE(f(x'), y) or TRADES' CE(f(x), y) + beta KL(f(x) || f(x')) on augmented images."""
@@ -68,19 +71,16 @@ class Classification:
     def attacked(self, x: Tensor, labels: Tensor, config: AdvFinetuneConfig, rng: Rng) -> Tensor:
         """The images [B, C, H, W] that maximise the cross-entropy or TRADES' divergence, batch norm in eval mode."""
 
-        def classify(images: Tensor) -> Tensor:
-            return self.model.logits(images, branch=self.branch)
-
         def cross_entropy(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, labels, reduction="none")
 
         loss: Callable[[Tensor], Tensor] = cross_entropy
         if config.loss == "trades":
             with frozen(self.model), torch.no_grad():
-                loss = partial(kl_divergence, logits=classify(x))
+                loss = partial(kl_divergence, logits=self.model.logits(x, branch=self.branch))
 
         return attack(
-            Objective(self.model, classify, loss),
+            self.inner.objective(self.model, Pass("logits", self.branch), loss, x, training=False),
             x,
             constraint=Constraint(config.attack.norm, config.attack.eps),
             steps=config.attack.steps,
@@ -104,11 +104,11 @@ class Classification:
 
 
 def loss_of(
-    model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl
+    model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl, *, fold: bool = True
 ) -> tuple[nn.Module, Callable[[Batch], dict[str, Tensor]]]:
-    """What a stage trains of a model with a classifier, and the terms of its loss on a batch."""
+    """What a stage trains of a model with a classifier, and the terms of its loss on a batch; see ``finetune``."""
     head = model.heads["classifier"]
-    task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
+    task = Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
 
     def of_features(batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
@@ -139,6 +139,7 @@ def finetune(
     on_nonfinite: OnNonfinite = "stop",
     on_test: bool = False,
     prefetch: int = 0,
+    fold: bool = True,
 ) -> None:
     """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
 
@@ -160,6 +161,7 @@ def finetune(
         on_nonfinite: what a loss or gradient that is not finite does.
         on_test: the best epoch is chosen on ``test``, whatever ``config.select`` says.
         prefetch: batches that a thread fetches before their step, where images are fetched.
+        fold: attack a copy of the model in which batch norm is folded, the same up to rounding.
     """
     model.eval()
     train = splits.train
@@ -167,8 +169,8 @@ def finetune(
     head.to(train.labels.device)
     initialise(head, seed)
     model.heads["classifier"] = head
-    task = Classification(model, config, branch, stage in WITH_ENCODER, impl)
-    trained, loss = loss_of(model, stage, config, branch, impl)
+    task = Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
+    trained, loss = loss_of(model, stage, config, branch, impl, fold=fold)
     images: Callable[[Tensor], Tensor] = train.batch
     fetched = train.remote
     if on_features(stage, config):

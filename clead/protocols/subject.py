@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,7 @@ from clead.attacks import frozen
 from clead.config import Impl
 from clead.data import Dataset
 from clead.errors import UserError
-from clead.models import Model
-from clead.models.view import View
-
-
-@dataclass(frozen=True)
-class BranchLogits:
-    """The logits of a model of ours through one batch-norm branch: a function that ``Classifier.folded`` recognises."""
-
-    model: Model
-    branch: str
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] in [0, 1] -> [B, K]."""
-        return self.model.logits(x, branch=self.branch)
+from clead.models import Model, Pass, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +39,18 @@ class Classifier:
         encodings = {"features": lambda x: model.features(x, branch=branch)}
         if "projector" in model.heads:
             encodings["embeddings"] = lambda x: model.embed(x, branch=branch)
-        return cls(model, BranchLogits(model, branch), encodings, temperature)
+        return cls(model, partial(Pass("logits", branch), model), encodings, temperature)
 
     def folded(self) -> Classifier:
         """The same up to rounding, with batch norm folded into the layers before it: to find perturbations faster.
 
         Only for a model of ours whose logits nobody has changed; otherwise the classifier itself.
         """
-        if not isinstance(self.logits, BranchLogits):
+        if not (isinstance(self.logits, partial) and isinstance(self.logits.func, Pass)):
             return self
-        view = View(self.logits.model, training=False)
-        view.refresh((self.logits.branch,))
-        copy = cast(Model, view.module)
-        return replace(self, module=copy, logits=BranchLogits(copy, self.logits.branch))
+        view = View(self.module, training=False)
+        view.refresh(self.logits.func.branches)
+        return replace(self, module=view.module, logits=partial(self.logits.func, view.module))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

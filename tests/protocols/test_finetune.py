@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from clead.config import AdvFinetuneConfig, AttackConfig, FinetuneConfig, LinearEvalConfig, OptimizerConfig
+from clead.config import AdvFinetuneConfig, AttackConfig, FinetuneConfig, LinearEvalConfig, OptimizerConfig, SpeedConfig
 from clead.data import load_digits
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.methods.base import Batch
+from clead.methods.inner import Inner
 from clead.models import BatchNormConfig, LinearHead, Model, Projector, build_encoder, initialise
 from clead.protocols.finetune import Classification, finetune
 from clead.rng import Rng, permutation
@@ -172,3 +173,16 @@ def test_epochs_are_compared_under_the_attack_of_training(splits, tmp_path):
     assert task.accuracy(val, seed=3) == task.accuracy(val, seed=3, batch_size=30) == attacked
     assert Classification(model, FinetuneConfig(), "clean", False, "auto").accuracy(val, seed=3) == clean
     assert clean > attacked + 0.1
+
+
+@pytest.mark.parametrize("loss", ["ce", "trades"])
+def test_folding_batch_norm_changes_no_perturbation(loss, splits):
+    task, b = classification(AdvFinetuneConfig(loss=loss, attack=ATTACK)), batch(splits)
+    plain = replace(task, inner=Inner(SpeedConfig(fold=False)))
+    with torch.no_grad():  # statistics as after some training, which the copy must follow
+        for name, value in task.model.state_dict().items():
+            if "running" in name:
+                value.mul_(1.5).add_(0.1)
+    fast, slow = (it.attacked(b.images, b.labels, it.config, b.rng("attack")) for it in (task, plain))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-9)
+    assert not torch.equal(fast, b.images)
