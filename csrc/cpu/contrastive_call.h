@@ -193,7 +193,8 @@ class Call {
     const int64_t scratch = (kStrip + kColumnSums) * p.block + extra;
     parallel_for(size, 1, [&](int64_t begin, int64_t end) {
       const Buffer<T> strip(scratch, T(0));
-      for (int64_t i = begin; i < end; ++i) task(i, strip.data());
+      // Backwards: of uneven shares the first is the larger one, and gets the last block, which may be short.
+      for (int64_t i = begin; i < end; ++i) task(size - 1 - i, strip.data());
     });
   }
 
