@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,12 +70,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=5.0, help="for each case")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: of the processor, on a busy machine"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     environment = rows.environment(options.device, options.threads)
     print("  ".join(f"{name} {environment[name]}" for name in ("device", "threads", "isa", "torch", "commit", "load")))
-    clock = timing.WallClock(synchronize=torch.cuda.synchronize if options.device == "cuda" else lambda: None)
+    now = time.process_time if options.clock == "cpu" else time.perf_counter
+    clock = timing.WallClock(now, torch.cuda.synchronize if options.device == "cuda" else lambda: None)
     for name in SHAPES:
         runs = {form: Once([call]) for form, call in forms(name, options.batch, options.device).items()}
         times = timing.interleave(runs, clock, seconds=options.seconds)

@@ -33,6 +33,7 @@ from clead.loading import InputSpec, build_model, load_features
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
 from clead.protocols import find_attacks
+from clead.rng import Rng
 from clead.sources import Sources
 from clead.stages import Session, fit_classifier, pretrain
 from clead_kernels import dispatch
@@ -83,6 +84,7 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     if config.stages[0] != "pretrain" and checkpoint.latest(plan.out / "checkpoints") is None:
         raise UserError(f"{plan.out}: the stage {config.stages[0]} needs a checkpoint of an earlier one, found none")
     splits = sources.source(config)
+    _check_augmentations(method, config, splits, device)
     _check_data(method, config, splits)
     for stage in CLASSIFIER_STAGES:
         if stage in config.stages:
@@ -116,12 +118,21 @@ def _check_branches(plan: Plan, method: Method[Any]) -> None:
             raise UserError(f"{name} must be {trained}, which {plan.method} trains, got {branch!r}")
 
 
+def _check_augmentations(method: Method[Any], config: TrainConfig, splits: Splits, device: torch.device) -> None:
+    """Refuse augmentations that do not fit the data, or that ``--impl`` does not have."""
+    names = [config.finetuning(name).augment for name in CLASSIFIER_STAGES if name in config.stages]
+    no_images = splits.train.images[:0].to(device, torch.float32)
+    for augmentation in (*method.augmentations, *(find_augmentation(name, config.impl) for name in names)):
+        augmentation.check_channels(splits.in_channels)
+        try:
+            augmentation(no_images, Rng.create(config.seed, "augment", torch.arange(0, device=device)))
+        except NotImplementedError as error:
+            raise UserError(f"--impl {config.impl}: augmentation {augmentation.name!r}: {error}") from error
+
+
 def _check_data(method: Method[Any], config: TrainConfig, splits: Splits) -> None:
     """Refuse settings that do not fit the data, before the run folder is made."""
     method.check_images(torch.zeros(1, splits.in_channels, *splits.image_size))
-    for name in CLASSIFIER_STAGES:
-        if name in config.stages:
-            find_augmentation(config.finetuning(name).augment).check_channels(splits.in_channels)
     if len(splits.train) < method.min_samples:
         raise UserError(f"these settings need at least {method.min_samples} training images, got {len(splits.train)}")
     if config.batch_size > len(splits.train):

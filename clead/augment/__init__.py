@@ -4,7 +4,7 @@ import difflib
 from dataclasses import replace
 
 from clead.augment.base import Augmentation, Transform
-from clead.augment.color import ColorJitter, RandomBrightness, RandomGrayscale
+from clead.augment.color import ColorJitter, GaussianBlur, RandomBrightness, RandomGrayscale
 from clead.augment.frequency import high_pass
 from clead.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
 from clead.errors import UserError
@@ -25,6 +25,17 @@ _ALL = (
             HorizontalFlip(),
             ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
             RandomGrayscale(0.2),
+        ),
+    ),
+    # SimCLR's for ImageNet; on CIFAR it leaves the blur out.
+    Augmentation(
+        "simclr_imagenet",
+        (
+            RandomResizedCrop(scale=(0.08, 1.0)),
+            HorizontalFlip(),
+            ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+            RandomGrayscale(0.2),
+            GaussianBlur(p=0.5, sigma=(0.1, 2.0)),
         ),
     ),
     Augmentation(
@@ -73,6 +84,7 @@ __all__ = [
     "AUGMENTATIONS",
     "Augmentation",
     "ColorJitter",
+    "GaussianBlur",
     "HorizontalFlip",
     "RandomAffine",
     "RandomBrightness",

@@ -1,4 +1,4 @@
-"""What pixels look like: brightness, contrast, saturation, hue and grey.
+"""What pixels look like: brightness, contrast, saturation, hue, grey and blur.
 
 ``clead_kernels/augment/reference.py`` has the arithmetic.
 """
@@ -72,6 +72,25 @@ class RandomGrayscale(Fused):
     def step(self, u: Tensor, height: int, width: int) -> Step:
         """Grey where u [1, B] is below ``p``."""
         return "grayscale", (u < self.p).to(u.dtype)
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Fused):
+    """With probability ``p``, a Gaussian with a standard deviation uniform in ``sigma``, in pixels."""
+
+    p: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+    draws = 2
+    color = False
+
+    def faded(self, strength: float) -> GaussianBlur:
+        """Less often, by less."""
+        return GaussianBlur(strength * self.p, (strength * self.sigma[0], strength * self.sigma[1]))
+
+    def step(self, u: Tensor, height: int, width: int) -> Step:
+        """Whether, and the standard deviation, from u [2, B]."""
+        low, high = self.sigma
+        return "blur", torch.where(u[:1] < self.p, low + u[1:] * (high - low), 0)
 
 
 def _factor(u: Tensor, strength: float) -> Tensor:

@@ -75,7 +75,8 @@ void augment_native_(Tensor images, Tensor parameters, std::vector<int64_t> step
   int64_t rows = 0;
   for (const int64_t step : steps) {
     STD_TORCH_CHECK(step >= 0 && step < kAugmentSteps, "no step has number ", step);
-    const bool of_color = static_cast<AugmentStep>(step) >= AugmentStep::jitter;
+    const auto name = static_cast<AugmentStep>(step);
+    const bool of_color = name == AugmentStep::jitter || name == AugmentStep::grayscale;
     STD_TORCH_CHECK(!of_color || images.size(1) == 3, "steps of colour need 3 channels");
     rows += kAugmentParameters[step];
   }

@@ -1,5 +1,6 @@
 #include "clead/augment.h"
 
+#include "clead/augment_blur.h"
 #include "clead/augment_color.h"
 #include "clead/augment_geometry.h"
 
@@ -48,6 +49,13 @@ struct Image {
         break;
       case AugmentStep::grayscale:
         if (n[0] != 0) grayscale(own(), pixels);
+        break;
+      case AugmentStep::blur:
+        if (n[0] > 0) {
+          T* const last = other == a.out ? a.spare : a.out;
+          blur(values, other, last, a.channels, a.height, a.width, n[0]);
+          values = last;
+        }
         break;
     }
   }

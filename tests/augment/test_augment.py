@@ -7,7 +7,7 @@ from clead.augment import AUGMENTATIONS, Augmentation, ColorJitter, RandomBright
 from clead.errors import UserError
 from clead.rng import Rng
 
-COLOR = {"acl", "instance", "rocl", "simclr", "supcon"}
+COLOR = {"acl", "instance", "rocl", "simclr", "simclr_imagenet", "supcon"}
 
 
 def noise(count, channels=3, size=32, seed=0):
@@ -192,3 +192,13 @@ def test_acl_at_half_strength_by_hand():
     crop, flip, jitter, gray = AUGMENTATIONS["acl"].faded(0.5).transforms
     assert crop.scale == (0.55, 1.0) and flip.p == 0.5 and gray.p == 0.1
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.p) == (0.2, 0.2, 0.2, 0.05, 0.4)
+
+
+def test_the_implementation_is_the_one_asked_for():
+    images, rng = noise(4), stream(4)
+    for name, impl in (("simclr", "reference"), ("digits", "auto")):
+        assert find_augmentation(name, impl).impl == impl
+    assert find_augmentation("simclr", "native").impl == "auto"  # there is no CUDA C++
+    assert find_augmentation("simclr", "reference").faded(0.5).impl == "reference"
+    with pytest.raises(NotImplementedError, match="impl='triton' cannot run augment on cpu"):
+        find_augmentation("simclr_imagenet", "triton")(images, rng)

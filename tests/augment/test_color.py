@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clead.augment import ColorJitter, RandomBrightness, RandomGrayscale
+from clead.augment import ColorJitter, GaussianBlur, RandomBrightness, RandomGrayscale
 from clead_kernels.augment.reference import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 
 FACTORS = torch.tensor([0.0, 0.2, 1.0, 1.3, 1.8], dtype=torch.float64)
@@ -105,3 +105,15 @@ def test_grayscale_gives_the_luma_in_all_channels():
     for i in (0, 1):
         np.testing.assert_allclose(out[i], np.broadcast_to(luma(images()[i].numpy()), (3, 6, 8)), rtol=1e-12)
     assert torch.equal(out[2:], images()[2:])
+
+
+def test_blur_keeps_the_mean_of_a_dot_and_happens_with_its_probability():
+    dots = torch.zeros(3, 1, 9, 9)
+    dots[:, 0, 4, 4] = 1
+    u = torch.tensor([[0.29, 0.29, 0.3], [0.0, 0.5, 0.9]])
+    out = GaussianBlur(p=0.3, sigma=(0.5, 1.5))(dots, u)
+    for i, sigma in ((0, 0.5), (1, 1.0)):
+        bell = np.exp(-np.array([1, 0, 1]) / (2 * sigma**2))
+        np.testing.assert_allclose(out[i, 0, 3:6, 3:6], np.outer(bell, bell) / bell.sum() ** 2, rtol=1e-6)
+        assert out[i].sum().item() == pytest.approx(1, abs=1e-6)
+    assert torch.equal(out[2], dots[2])

@@ -16,7 +16,9 @@ ORDERS = {
     "mirrored first": ("flip", "affine", "flip"),
     "bright window": ("brightness", "jitter", "crop"),
     "grey": ("grayscale",),
+    "blurred": ("resized_crop", "blur", "flip"),
 }
+OF_TRITON = tuple(name for name, steps in ORDERS.items() if "blur" not in steps)
 
 
 def noise(*shape, seed=0, dtype=torch.float64):
@@ -40,6 +42,7 @@ def parameters(name, u, height, width):
         "brightness": 0.5 + u[:1],
         "jitter": torch.stack([half[0], 0.4 + u[1], 0.4 + u[2], 0.4 + u[3], u[4] - 0.5]),
         "grayscale": half[:1],
+        "blur": half[:1] * (0.1 + 2 * u[1:2]),
     }[name]
 
 
@@ -111,6 +114,18 @@ def jitter(image, whether, brightness, contrast, saturation, hue):
     return each(image, value)
 
 
+def blur(image, sigma):
+    if not sigma:
+        return image
+    for axis in (1, 2):
+        radius = min(max(1, min(image.shape[1:]) // 20), min(image.shape[1:]) - 1)
+        bells = [math.exp(-k * k / (2 * sigma * sigma)) for k in range(-radius, radius + 1)]
+        padded = np.pad(image, [(0, 0), *((radius,) * 2 if i == axis else (0, 0) for i in (1, 2))], mode="reflect")
+        parts = [bell * padded.take(range(k, k + image.shape[axis]), axis) for k, bell in enumerate(bells)]
+        image = sum(parts) / sum(bells)
+    return image
+
+
 ONE = {
     "resized_crop": resized_crop,
     "affine": affine,
@@ -118,5 +133,6 @@ ONE = {
     "flip": lambda image, whether: image[..., ::-1].copy() if whether else image,
     "brightness": lambda image, factor: np.clip(image * factor, 0, 1),
     "jitter": jitter,
+    "blur": blur,
     "grayscale": lambda image, whether: np.broadcast_to(luma(image), image.shape).copy() if whether else image,
 }

@@ -45,11 +45,11 @@ def test_native_agrees_with_the_reference_to_rounding(order, size, dtype):
     # The same bits, but where torch's compiler fuses other products than ours in the interpolation.
     unit = {torch.float64: 1e-14, torch.bfloat16: 2**-8}.get(dtype, 3e-6)
     torch.testing.assert_close(found, expected, rtol=0, atol=unit)
-    if "resized_crop" not in ORDERS[order] and "affine" not in ORDERS[order]:
+    if not {"resized_crop", "affine", "blur"} & set(ORDERS[order]):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])  # all else here runs on the widest
+@pytest.mark.parametrize("isa", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 @native_only
 def test_every_instruction_set_agrees_with_the_reference(printed_on, isa):
     code = """
@@ -78,6 +78,15 @@ def test_geometry_agrees_with_kornia():
     expected = transform.warp_affine(images, matrix[:, :2], (12, 12), align_corners=True)
     found = augment(images, [("affine", torch.stack([right, down, degrees, scale]))])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (64, 48)])
+def test_blur_agrees_with_kornia(size):
+    filters = pytest.importorskip("kornia.filters")
+    images, sigma = noise(3, 3, *size), torch.tensor([0.1, 0.7, 2.0]).double()
+    window = 2 * max(1, min(size) // 20) + 1
+    expected = filters.gaussian_blur2d(images, window, sigma[:, None].expand(-1, 2), border_type="reflect")
+    torch.testing.assert_close(augment(images, [("blur", sigma[None])]), expected, rtol=0, atol=1e-12)
 
 
 def test_views_are_the_batch_again_and_again():
@@ -153,6 +162,7 @@ FLIP = ("flip", torch.zeros(1, 2).double())
         (noise(2, 3, 4, 4), [FLIP, ("flip", torch.zeros(1, 4).double())], r"\[1, 2\] \(whether\), got .* \[1, 4\]"),
         (noise(2, 1, 4, 4), [("grayscale", FLIP[1])], "grayscale needs images with 3 channels, got 1"),
         (noise(2, 3, 4, 4), [("brightness", FLIP[1] * math.nan)], "parameters of brightness must be finite, got nan"),
+        (noise(2, 3, 4, 4), [("blur", FLIP[1] - 1)], "sigma of blur must be at least 0, got -1"),
         (noise(2, 3, 4, 4), [("affine", torch.zeros(4, 2).double())], "scale of affine must be above 0, got 0.0"),
         (noise(2, 3, 4, 4), [("resized_crop", torch.full((4, 2), 3.0).double())], "inside 4 x 4 images, got .* 3.0"),
     ],

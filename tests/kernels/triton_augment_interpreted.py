@@ -7,10 +7,10 @@ import torch
 
 from clead_kernels import augment
 from clead_kernels.augment import triton
-from tests.kernels.augment_cases import ORDERS, loop, noise, steps_of
+from tests.kernels.augment_cases import OF_TRITON, ORDERS, loop, noise, steps_of
 
 
-@pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in ORDERS)])
+@pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in OF_TRITON)])
 def test_every_pixel_is_what_the_definition_says(monkeypatch, order, block):
     monkeypatch.setattr(triton, "SHAPE", triton.SHAPE._replace(block_n=block))
     images, steps = noise(3, 3, 7, 5), steps_of(ORDERS[order], 3, 7, 5)

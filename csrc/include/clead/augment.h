@@ -8,9 +8,9 @@
 namespace clead {
 
 // In the order of kernels/clead_kernels/augment/steps.py, with as many parameters.
-enum class AugmentStep { resized_crop, affine, crop, flip, brightness, jitter, grayscale };
-constexpr int64_t kAugmentSteps = 7;
-constexpr int kAugmentParameters[kAugmentSteps] = {4, 4, 2, 1, 1, 5, 1};
+enum class AugmentStep { resized_crop, affine, crop, flip, brightness, jitter, grayscale, blur };
+constexpr int64_t kAugmentSteps = 8;
+constexpr int kAugmentParameters[kAugmentSteps] = {4, 4, 2, 1, 1, 5, 1, 1};
 constexpr int kMostParameters = 5;
 
 // One image [channels, height, width], dense. The numbers are those of all steps, one behind the other.

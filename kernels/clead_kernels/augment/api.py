@@ -40,6 +40,8 @@ def augment(
       order, each followed by clipping. Contrast moves away from the mean luma of the image, saturation from that of the
       pixel. 3 channels.
     - grayscale (whether): the luma in all channels where not 0. 3 channels.
+    - blur (sigma): Gaussian of this standard deviation in pixels where above 0, over a window of a tenth of the image,
+      3 to 65 pixels, reflecting at the edges.
 
     Args:
         images: uint8, float64, float32, bfloat16 or float16 [B, C, H, W], floats in [0, 1]; left unchanged.
@@ -114,6 +116,8 @@ def _parameters(images: Tensor, steps: Sequence[tuple[str, Tensor]]) -> tuple[li
 def _check_values(name: str, parameters: Tensor, images: Tensor) -> None:
     if not bool(parameters.isfinite().all()):
         raise ValueError(f"the parameters of {name} must be finite, got {parameters[~parameters.isfinite()][0].item()}")
+    if name == "blur" and not bool((parameters >= 0).all()):
+        raise ValueError(f"the sigma of blur must be at least 0, got {parameters.min().item()}")
     if name == "affine" and not bool((parameters[3] > 0).all()):
         raise ValueError(f"the scale of affine must be above 0, got {parameters[3].min().item()}")
     if name == "resized_crop":
@@ -133,5 +137,5 @@ def _order(names: list[str]) -> str:
     sides = [names[:turn], names[turn:]]
     colors = [[NAMES.index(name) for name in side if name not in (*GEOMETRY, "flip")] for side in sides]
     simple = all(side.count("flip") <= 1 for side in sides) and len([n for n in names if n in GEOMETRY]) <= 1
-    simple = simple and not all(colors) and all(side == sorted(set(side)) for side in colors)
+    simple = simple and "blur" not in names and not all(colors) and all(side == sorted(set(side)) for side in colors)
     return "one geometry, colours before or after it" if simple else "any"

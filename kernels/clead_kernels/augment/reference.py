@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .steps import NAMES, STEPS
+from .steps import NAMES, STEPS, blur_radius
 
 
 def augment(images: Tensor, parameters: Tensor, steps: Sequence[int], max_value: float, clip: bool) -> Tensor:
@@ -88,6 +88,23 @@ def grayscale(images: Tensor, whether: Tensor) -> Tensor:
     return torch.where(_per_image(whether != 0), luma(images), images)
 
 
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian of standard deviation ``sigma`` pixels where that is above 0, cut off at ``blur_radius``; reflecting."""
+    radius = blur_radius(*images.shape[2:])
+    away = torch.arange(-radius, radius + 1, dtype=torch.float64, device=images.device)[:, None]
+    bells = torch.exp(-(away**2) / (2 * torch.where(sigma > 0, sigma, 1) ** 2))
+    weights = (bells / bells.sum(0)).to(images.dtype)[..., None, None, None]
+    blurred = images
+    for dim in (3, 2):
+        size = images.shape[dim]
+        padding = (radius, radius, 0, 0) if dim == 3 else (0, 0, radius, radius)
+        padded = F.pad(blurred, padding, mode="reflect")
+        blurred = padded.narrow(dim, 0, size) * weights[0]
+        for k in range(1, 2 * radius + 1):
+            blurred = blurred + padded.narrow(dim, k, size) * weights[k]
+    return torch.where(_per_image(sigma > 0), blurred, images)
+
+
 def luma(images: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), [B, 1, H, W]."""
     red, green, blue = images.unbind(1)
@@ -142,6 +159,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "brightness": adjust_brightness,
     "jitter": jitter,
     "grayscale": grayscale,
+    "blur": blur,
 }
 
 
