@@ -200,7 +200,7 @@ def test_every_stage_tells_its_wall_clock_time_and_its_speed(stopped):
     assert {line["stage"] for line in lines} == {"pretrain", "linear_eval"}
     for stage in ("pretrain", "linear_eval"):
         seconds = [line["seconds"] for line in lines if line["stage"] == stage]
-        assert 0 < seconds[0] and seconds == sorted(seconds) and seconds[-1] < 600
+        assert seconds[0] > 0 and seconds == sorted(seconds) and seconds[-1] < 600
         assert all(line["images_per_s"] >= 0 for line in lines if line["stage"] == stage)
     pretrain = [line for line in lines if line["stage"] == "pretrain"]
     # The first step has no speed yet; over all steps images divided by time lie between the least and the largest.
