@@ -40,7 +40,7 @@ def run(tmp_path_factory):
 
 
 def trained(command):
-    (plan,) = plans(command)
+    (plan,) = plans([*command, "--device", "cpu"])
     return train.run(plan, Progress()).path
 
 

@@ -155,6 +155,7 @@ def simclr_run(tmp_path_factory):
 def test_the_features_of_a_run_are_clustered_once(simclr_run, tmp_path):
     out = tmp_path / "advcl"
     few = ["--clusters", "2", "3", "--refresh-epochs", "1", "--attack.steps", "1", "--train-samples", "128"]
+    few += ["--device", "cpu"]
     main(["advcl", "--epochs", "2", *few, "--stages", "pretrain", "--features-run", str(simclr_run), "--out", str(out)])
     found = checkpoint.load(checkpoint.latest(out / "checkpoints")).state["method"]["pseudo_labels"]
     samples = torch.arange(128)

@@ -36,7 +36,8 @@ def sources():
 def first_losses(name, sources):
     """The terms of the first steps of ``clead.train NAME``, on the first images of each batch, in float64."""
     recipe = RECIPES[f"{name}_digits"]
-    plan = Plan(name, recipe.name, recipe.config, Path("unused"), resume=False, overwrite=False)
+    config = replace(recipe.config, device="cpu")
+    plan = Plan(name, recipe.name, config, Path("unused"), resume=False, overwrite=False)
     session, model = prepare(plan, Progress(), "trained", sources)
     images = session.splits.train.batch
     task = replace(pretraining(session, model.double()), images=lambda samples: images(samples).double())
