@@ -20,6 +20,8 @@ from .contenders import Contender, contenders
 from .work import Work, prepare
 
 RIVAL_SLACK = 10.0
+MANY = 32
+"""Matrices of a contender that is judged on one seed."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class Gate:
     def _measure(self, contender: Contender, first: Work) -> Quantities:
         found: Quantities = {}
         for seed in self.seeds:
-            # Every other seed would compile anew.
-            if seed and contender.compiled:
+            # Every other seed would compile anew, or take as long again as all others together.
+            if seed and (contender.compiled or contender.matrices > MANY):
                 break
             work = first if seed == 0 else self._prepare(contender, seed)
             work.once()

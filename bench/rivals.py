@@ -116,6 +116,9 @@ def foolbox(attack: Any, x_adv: Tensor, grad: Tensor, x: Tensor, *, case: Pertur
     return image
 
 
+CUBIC = 2**26
+"""Largest number of positives x pairs that a CPU is asked for: seconds a sample."""
+
 LINEAR: dict[str, tuple[CrossEntropy, str, str]] = {
     "linear_cross_entropy": (torch_linear, "", "a torch that has F.linear_cross_entropy"),
     "inf_cl": (inf_cl, "inf_cl", "a CUDA device"),
@@ -147,6 +150,8 @@ def pairs(case: Case, inputs: Inputs) -> Callable[..., Any]:
         raise Unavailable(f"has no {case.op}")
     if case.threshold is not None:
         raise Unavailable("it cannot leave out false negatives")
+    if case.op != "sup_con" and case.rows * case.pairs > CUBIC and not inputs.leaves[0].is_cuda:
+        raise Unavailable("pairs every positive with every negative: too slow on a CPU for so many rows")
     _installed("pytorch_metric_learning")
     return bound(metric_learning, case, inputs)
 

@@ -86,4 +86,7 @@ def test_what_is_missing_is_told(monkeypatch):
             reasons[contender.impl] = str(why)
     missing = {"inf_cl", "cut_cross_entropy", "liger", "pytorch_metric_learning"}
     assert {name for name, why in reasons.items() if ".[rivals]" in why} == missing
+    large = Loss("nt_xent", 512)
+    with pytest.raises(Unavailable, match="every positive with every negative"):
+        rivals.pairs(large, large.inputs("cpu", 0))
     assert reasons["compile_graph"] == reasons["eager_tf32"] == "needs a CUDA device"
