@@ -131,6 +131,7 @@ def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
         (["--samples", "0"], "--samples must be at least 1, got 0"),
         (["--protocols", "attack"], "--protocols must be of attacks"),
         (["--stage", "adv_finetune"], "expected a checkpoint of adv_finetune, found none"),
+        (["--data", "cifar10"], "--data is for models from outside, got cifar10; a run is evaluated on its own data"),
         (["--stage", "pretrain"], "expected a checkpoint with a classifier, found one of the stage pretrain"),
     ],
 )

@@ -44,7 +44,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         return [word for word in text.split(",") if word]
 
     parser = argparse.ArgumentParser(
-        prog="python -m clead.evaluate", description="How accurate trained models are when someone tries to fool them."
+        prog="python -m clead.evaluate",
+        description="How accurate trained models are when someone tries to fool them.",
+        epilog="The fine-tuning protocols (linear_eval … adv_finetune) take the settings of clead.train, after the "
+        "models: --adv-finetune.epochs 5 --adv-finetune.data cifar100",
     )
     add = parser.add_argument
     add("models", metavar="RUN_OR_CHECKPOINT", nargs="+", type=Path, help="a run folder, or a checkpoint inside one")
