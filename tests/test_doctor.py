@@ -87,7 +87,10 @@ def test_an_old_cpu_and_a_wrong_answer_are_named(monkeypatch):
 
 
 def test_triton_that_is_absent_broken_or_old_is_a_note_with_its_command(monkeypatch):
-    expected = {None: "no Triton: only needed on a GPU", "ImportError: boom": "Triton does not import: ImportError: boom"}
+    expected = {
+        None: "no Triton: only needed on a GPU",
+        "ImportError: boom": "Triton does not import: ImportError: boom",
+    }
     expected |= {"3.5.1": "Triton 3.5.1; clead needs 3.6"}
     for found, sentence in expected.items():
         module = SimpleNamespace(__version__=found) if found == "3.5.1" else found
