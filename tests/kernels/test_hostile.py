@@ -60,7 +60,7 @@ def test_no_argument_of_a_native_op_ends_the_process(combinations):
 @pytest.mark.parametrize("impl", ["native", "reference"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("door", DOORS)
-def test_how_numbers_lie_in_memory_changes_none(door, layout, impl, randn):
+def test_no_number_depends_on_how_they_lie(door, layout, impl, randn):
     a, b, labels = randn(6, 6, seed=1), randn(6, 6, seed=2), torch.tensor([2, 0, 1, 1, 0, 2])
     strange = [LAYOUTS[layout](x) for x in (a, b, labels)]
     want, got = (DOORS[door](*operands, impl=impl) for operands in ([x.clone() for x in strange], strange))
@@ -69,7 +69,7 @@ def test_how_numbers_lie_in_memory_changes_none(door, layout, impl, randn):
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("impl", ["native", "reference"])
-def test_images_in_memory_of_others_are_refused(norm, impl):
+def test_images_that_overlap_others_are_refused(norm, impl):
     memory = torch.rand(200)
     images, grad, x = (memory[at : at + 24].view(2, 3, 4) for at in (0, 24, 48))
     before = memory.clone()
