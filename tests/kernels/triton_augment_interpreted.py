@@ -9,8 +9,11 @@ from clead_kernels import augment
 from clead_kernels.augment import triton
 from tests.kernels.augment_cases import OF_TRITON, ORDERS, loop, noise, steps_of
 
+FAST = (("box, colours", 16), ("colours, box", 64), ("mirrored first", 64))
+REST = [pytest.param(order, 64, marks=pytest.mark.slow) for order in OF_TRITON if (order, 64) not in FAST]
 
-@pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in OF_TRITON)])
+
+@pytest.mark.parametrize(("order", "block"), [*FAST, *REST])
 def test_every_pixel_is_what_the_definition_says(monkeypatch, order, block):
     monkeypatch.setattr(triton, "SHAPE", triton.SHAPE._replace(block_n=block))
     images, steps = noise(3, 3, 7, 5), steps_of(ORDERS[order], 3, 7, 5)
