@@ -1,4 +1,4 @@
-"""``python -m bench.steps.augment``: two views of a batch, random numbers included, by every implementation and by kornia."""
+"""``python -m bench.steps.augment``: two views of a batch, random numbers included, by each implementation and kornia."""
 
 from __future__ import annotations
 
