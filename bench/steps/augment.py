@@ -1,4 +1,4 @@
-"""``python -m bench.steps.augment``: two views of a batch, random numbers included, by each implementation and kornia."""
+"""``python -m bench.steps.augment``: two views of a batch, by every implementation, by kornia."""
 
 from __future__ import annotations
 

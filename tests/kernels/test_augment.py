@@ -121,6 +121,18 @@ def test_strides_empty_batches_and_clipping(impl):
     assert torch.equal(augment(3 * images, still, impl=impl), (3 * images).clamp(0, 1))
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_no_number_is_not_made_one(order, impl):
+    images, steps = torch.full((4, 3, 6, 6), math.nan), steps_of(ORDERS[order], 4, 6, 6)
+    for name, numbers in steps:
+        if name == "affine":
+            numbers[:2], numbers[3] = 0, 2
+        if name == "crop":
+            numbers[:] = 1
+    assert augment(images, steps, impl=impl)[..., 2:4, 2:4].isnan().all()
+
+
 @native_only
 def test_threads_do_not_change_the_bits():
     images, steps = noise(64, 3, 32, 32, dtype=torch.float32), steps_of(ORDERS["colours, box"], 128, 32, 32)

@@ -40,6 +40,11 @@ def test_bytes_in_and_halves_out():
     assert torch.equal(found, augment(narrow, steps_of(("crop", "flip"), 2, 6, 6), impl="reference"))
 
 
+def test_what_is_no_number_is_not_made_one():
+    steps = steps_of(ORDERS["colours, box"], 2, 4, 4)
+    assert augment(torch.full((2, 3, 4, 4), float("nan")), steps, impl="triton").isnan().all()
+
+
 def test_an_order_that_it_cannot_follow_is_refused():
     for names in (("crop", "affine"), ("jitter", "crop", "grayscale"), ("grayscale", "jitter"), ("flip", "flip")):
         with pytest.raises(NotImplementedError, match="order=any; augment has .*order one geometry, colours before"):
