@@ -220,19 +220,8 @@ def _signature(
     } | variant
     absent = {"self_index": "self_index", "positive_index": "index", "groups": "groups", "clusters": "clusters"}
     absent |= {name: name for name in ("row_weights", "grad_candidates", "grad_temperature")}
-    rows: tuple[str, ...] = (
-        "anchors",
-        "candidates",
-        "grad_anchors",
-        "grad_candidates",
-        "own",
-        "other",
-        "out",
-        "a",
-        "b",
-        "queries",
-    )
-    rows += ("bank", "images", "grad", "values")
+    rows = {"anchors", "candidates", "grad_anchors", "grad_candidates", "own", "other", "out", "a", "b", "queries"}
+    rows |= {"bank", "images", "grad", "values"}
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in names:

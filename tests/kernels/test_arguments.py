@@ -39,6 +39,7 @@ GOOD = {
     "random_start_": {"x_adv": X, "x": X, "eps": 0.1, "seed": 1},
     "project_": {"x_adv": X, "x": X, "eps": 0.1},
     "explain": {},
+    "augment": {"images": X, "steps": [("flip", torch.zeros(1, 2, dtype=torch.float64))]},
 }
 
 NO_TENSOR = (None, 1.0, "x", [[1.0]], A.numpy())
@@ -102,6 +103,11 @@ BAD = {
     "seed": WHOLE,
     "step": (*WHOLE, 2**32),
     "sample_ids": ("x", 1, [0, 1], LABELS, LABELS[:2].int(), LABELS[:2].float(), LABELS[:2].to(META)),
+    "images": (*NO_TENSOR, X.to_sparse(), torch.tensor(1.0), X.long(), X[0], X.to(META), X.clone().requires_grad_()),
+    "steps": (None, "x", 1, [], ["flip"], [("flip", None)], [("x", torch.zeros(1, 2))], [("flip", torch.zeros(1, 2))]),
+    "max_value": (None, "x", True, 1j, 0, -1.0, math.nan, math.inf),
+    "clip": FLAGS,
+    "augment.dtype": ("x", 1, torch.int8, torch.complex64),
     "op": ("x", 1),
     "device": ("x", 1.5),
     "dtype": ("x", 1, None),
@@ -117,7 +123,7 @@ def arguments():
 
 @pytest.mark.parametrize(("name", "argument"), list(arguments()))
 def test_what_an_argument_cannot_take_is_named(name, argument):
-    for value in BAD[argument]:
+    for value in BAD.get(f"{name}.{argument}", BAD[argument]):
         given = {key: x.clone() if key == "x_adv" else x for key, x in GOOD[name].items()} | {argument: value}
         if argument == "momentum":
             given["momentum_buffer"] = torch.zeros_like(X)

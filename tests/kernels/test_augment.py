@@ -121,6 +121,18 @@ def test_strides_empty_batches_and_clipping(impl):
     assert torch.equal(augment(3 * images, still, impl=impl), (3 * images).clamp(0, 1))
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_no_number_is_not_made_one(order, impl):
+    images, steps = torch.full((4, 3, 6, 6), math.nan), steps_of(ORDERS[order], 4, 6, 6)
+    for name, numbers in steps:
+        if name == "affine":
+            numbers[:2], numbers[3] = 0, 2
+        if name == "crop":
+            numbers[:] = 1
+    assert augment(images, steps, impl=impl)[..., 2:4, 2:4].isnan().all()
+
+
 @native_only
 def test_threads_do_not_change_the_bits():
     images, steps = noise(64, 3, 32, 32, dtype=torch.float32), steps_of(ORDERS["colours, box"], 128, 32, 32)
@@ -154,17 +166,21 @@ FLIP = ("flip", torch.zeros(1, 2).double())
         (noise(2, 3, 4), [FLIP], r"images must have shape \[B, C, H, W\], got \[2, 3, 4\]"),
         (noise(2, 3, 4, 4).long(), [FLIP], "images must be uint8, float64, .* got torch.int64"),
         (noise(2, 3, 4, 4).requires_grad_(), [FLIP], "images require grad, and augment has none"),
-        (noise(2, 3, 4, 4), [], "steps must hold at least one"),
-        (noise(2, 3, 4, 4), [("flop", FLIP[1])], "the name of a step must be one of 'resized_crop', .* got 'flop'"),
+        (noise(2, 3, 4, 4), [], "steps must be a list of one"),
+        (noise(2, 3, 4, 4), [("flop", FLIP[1])], "the name in steps must be one of 'resized_crop', .* got 'flop'"),
         (noise(3, 3, 4, 4), [FLIP], "steps must have a multiple of 3 columns, one for each result, got 2"),
-        (noise(2, 3, 4, 4), [("crop", FLIP[1])], r"crop must be float64 \[2, 2\] \(top, left\), got .* \[1, 2\]"),
+        (noise(2, 3, 4, 4), [("crop", FLIP[1])], r"give crop float64 \[2, 2\] \(top, left\), got .* \[1, 2\]"),
         (noise(2, 3, 4, 4), [("flip", torch.zeros(1, 2))], r"float64 \[1, 2\] \(whether\), got torch.float32"),
         (noise(2, 3, 4, 4), [FLIP, ("flip", torch.zeros(1, 4).double())], r"\[1, 2\] \(whether\), got .* \[1, 4\]"),
-        (noise(2, 1, 4, 4), [("grayscale", FLIP[1])], "grayscale needs images with 3 channels, got 1"),
-        (noise(2, 3, 4, 4), [("brightness", FLIP[1] * math.nan)], "parameters of brightness must be finite, got nan"),
-        (noise(2, 3, 4, 4), [("blur", FLIP[1] - 1)], "sigma of blur must be at least 0, got -1"),
-        (noise(2, 3, 4, 4), [("affine", torch.zeros(4, 2).double())], "scale of affine must be above 0, got 0.0"),
-        (noise(2, 3, 4, 4), [("resized_crop", torch.full((4, 2), 3.0).double())], "inside 4 x 4 images, got .* 3.0"),
+        (noise(2, 1, 4, 4), [("grayscale", FLIP[1])], "images must have 3 channels for grayscale, got 1"),
+        (noise(2, 3, 4, 4), [("brightness", FLIP[1] * math.nan)], "steps must give brightness finite numbers, got nan"),
+        (noise(2, 3, 4, 4), [("blur", FLIP[1] - 1)], "give blur a sigma of at least 0, got -1"),
+        (noise(2, 3, 4, 4), [("affine", torch.zeros(4, 2).double())], "give affine a scale above 0, got 0.0"),
+        (
+            noise(2, 3, 4, 4),
+            [("resized_crop", torch.full((4, 2), 3.0).double())],
+            "boxes inside 4 x 4 images",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(images, steps, message):

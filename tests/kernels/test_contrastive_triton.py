@@ -54,7 +54,8 @@ def test_numerics_of_similarity() -> None:
 
 @pytest.mark.slow
 def test_the_rest_of_the_numerics() -> None:
-    run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"), "-m", "slow")
+    for name in ("triton_similarity_interpreted.py", "triton_augment_interpreted.py"):
+        run("-m", "pytest", str(HERE / name), "-m", "slow")
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow", FEW_ROWS="0")
     for name in ("triton_interpreted.py", "triton_small_interpreted.py"):
         run("-m", "pytest", str(HERE / name), "-m", "slow or not slow")

@@ -36,7 +36,7 @@ def default(case):
     if case[0].startswith("small"):
         return variant == "two views" and (width, dtype, shape.block_m) == (128, "bfloat16", 16)
     if case[0].startswith("augment"):
-        return variant == "colours first"
+        return case[0] == "augment" and variant == "colours first"
     if case[0] not in ("forward", "backward") or masks == "forms":
         some = ("temperature on the device", "of b", "up to k = 64", "up to k = 15", "self", "self, own inside")
         return variant in some and (width, dtype) == (128, "bfloat16")

@@ -9,8 +9,11 @@ from clead_kernels import augment
 from clead_kernels.augment import triton
 from tests.kernels.augment_cases import OF_TRITON, ORDERS, loop, noise, steps_of
 
+FAST = (("box, colours", 16), ("colours, box", 64), ("mirrored first", 64))
+REST = [pytest.param(order, 64, marks=pytest.mark.slow) for order in OF_TRITON if (order, 64) not in FAST]
 
-@pytest.mark.parametrize(("order", "block"), [("box, colours", 16), *((order, 64) for order in OF_TRITON)])
+
+@pytest.mark.parametrize(("order", "block"), [*FAST, *REST])
 def test_every_pixel_is_what_the_definition_says(monkeypatch, order, block):
     monkeypatch.setattr(triton, "SHAPE", triton.SHAPE._replace(block_n=block))
     images, steps = noise(3, 3, 7, 5), steps_of(ORDERS[order], 3, 7, 5)
@@ -35,6 +38,11 @@ def test_bytes_in_and_halves_out():
     narrow = noise(2, 3, 6, 6).half()
     found = augment(narrow, steps_of(("crop", "flip"), 2, 6, 6), impl="triton")
     assert torch.equal(found, augment(narrow, steps_of(("crop", "flip"), 2, 6, 6), impl="reference"))
+
+
+def test_what_is_no_number_is_not_made_one():
+    steps = steps_of(ORDERS["colours, box"], 2, 4, 4)
+    assert augment(torch.full((2, 3, 4, 4), float("nan")), steps, impl="triton").isnan().all()
 
 
 def test_an_order_that_it_cannot_follow_is_refused():

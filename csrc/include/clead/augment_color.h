@@ -108,9 +108,9 @@ T mean_luma(const T* red, int64_t pixels) {
 }
 
 template <class T>
-CLEAD_INLINE T clipped_one(T x) {
-  x = x > T(0) ? x : T(0);
-  return x < T(1) ? x : T(1);
+CLEAD_INLINE T clipped_one(T x) {  // NaN stays NaN
+  x = x < T(0) ? T(0) : x;
+  return x > T(1) ? T(1) : x;
 }
 
 template <class T>

@@ -90,43 +90,46 @@ def _check_images(images: Tensor, max_value: float) -> None:
 
 def _parameters(images: Tensor, steps: Sequence[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
     """The names of the steps, and all their parameters in one tensor."""
-    if not steps:
-        raise ValueError("steps must hold at least one (name, parameters), got none")
-    batch, count = len(images), steps[0][1].shape[-1] if isinstance(steps[0][1], Tensor) and steps[0][1].ndim else 0
+    if not isinstance(steps, (list, tuple)) or not steps or not all(_is_step(step) for step in steps):
+        raise TypeError(f"steps must be a list of one (name, tensor of parameters) or more, got {steps!r:.80}")
+    batch, count = len(images), steps[0][1].shape[-1] if steps[0][1].ndim else 0
     if (count % batch if batch else count) or (batch and not count):
         raise ValueError(f"steps must have a multiple of {batch} columns, one for each result, got {count}")
     for name, parameters in steps:
-        arguments.check_choice("the name of a step", name, NAMES)
-        if not isinstance(parameters, Tensor):
-            raise TypeError(f"the parameters of {name} must be a tensor, got {type(parameters).__name__}")
+        arguments.check_choice("the name in steps", name, NAMES)
         if parameters.dtype != torch.float64 or parameters.shape != (len(STEPS[name]), count):
             raise ValueError(
-                f"the parameters of {name} must be float64 [{len(STEPS[name])}, {count}] ({', '.join(STEPS[name])}), "
+                f"steps must give {name} float64 [{len(STEPS[name])}, {count}] ({', '.join(STEPS[name])}), "
                 f"got {parameters.dtype} {list(parameters.shape)}"
             )
+        arguments.check_dense(f"what steps give {name}", parameters)
         if parameters.device != images.device:
-            raise ValueError(f"the parameters of {name} must be on {images.device}, got {parameters.device}")
+            raise ValueError(f"steps must be on {images.device} like the images, got {name} on {parameters.device}")
         if name in OF_COLOR and images.shape[1] != 3:
-            raise ValueError(f"{name} needs images with 3 channels, got {images.shape[1]}")
+            raise ValueError(f"images must have 3 channels for {name}, got {images.shape[1]}")
         if arguments.values_readable(parameters):
             _check_values(name, parameters, images)
     return [name for name, _ in steps], torch.cat([parameters for _, parameters in steps]).detach()
 
 
+def _is_step(step: object) -> bool:
+    return isinstance(step, (list, tuple)) and len(step) == 2 and isinstance(step[1], Tensor)
+
+
 def _check_values(name: str, parameters: Tensor, images: Tensor) -> None:
     if not bool(parameters.isfinite().all()):
-        raise ValueError(f"the parameters of {name} must be finite, got {parameters[~parameters.isfinite()][0].item()}")
+        raise ValueError(f"steps must give {name} finite numbers, got {parameters[~parameters.isfinite()][0].item()}")
     if name == "blur" and not bool((parameters >= 0).all()):
-        raise ValueError(f"the sigma of blur must be at least 0, got {parameters.min().item()}")
+        raise ValueError(f"steps must give blur a sigma of at least 0, got {parameters.min().item()}")
     if name == "affine" and not bool((parameters[3] > 0).all()):
-        raise ValueError(f"the scale of affine must be above 0, got {parameters[3].min().item()}")
+        raise ValueError(f"steps must give affine a scale above 0, got {parameters[3].min().item()}")
     if name == "resized_crop":
         size = parameters.new_tensor(images.shape[2:])[:, None]
         corner, length = parameters[:2], parameters[2:]
         wrong = ((corner < 0) | (length < 1) | (corner + length > size)).any(0)
         if bool(wrong.any()):
             raise ValueError(
-                f"the boxes of resized_crop must lie inside {images.shape[2]} x {images.shape[3]} images, got "
+                f"steps must give resized_crop boxes inside {images.shape[2]} x {images.shape[3]} images, got "
                 f"top, left, height, width = {parameters[:, wrong][:, 0].tolist()}"
             )
 

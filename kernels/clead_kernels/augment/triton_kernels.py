@@ -14,8 +14,9 @@ WHOLE = tl.constexpr(16777216.0)  # lumas are summed as integers, in units of it
 
 @triton.jit
 def clipped(x):
-    """On [0, 1]."""
-    return tl.minimum(tl.maximum(x, 0.0), 1.0)
+    """On [0, 1]; NaN stays NaN."""
+    x = tl.where(x < 0.0, 0.0, x)
+    return tl.where(x > 1.0, 1.0, x)
 
 
 @triton.jit

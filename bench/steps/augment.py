@@ -1,4 +1,4 @@
-"""``python -m bench.augment``: two views of a batch, random numbers included, by every implementation and by kornia."""
+"""``python -m bench.steps.augment``: two views of a batch, by every implementation, by kornia."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clead.augment import find_augmentation
 from clead.rng import Rng
 from clead_kernels import dispatch
 
-from . import rows, table, timing
+from .. import rows, table, timing
 
 SHAPES = {"digits": (1, 8), "crop_flip": (3, 32), "rrc_flip": (3, 32), "simclr": (3, 32), "rocl": (3, 32)}
 
@@ -66,7 +66,7 @@ def _kornia(images: Tensor) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m bench.augment", description=__doc__)
+    parser = argparse.ArgumentParser("python -m bench.steps.augment", description=__doc__)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=5.0, help="for each case")
