@@ -1,8 +1,7 @@
 """Builds clead_kernels._C from csrc/, or installs the pure-Python package and says what is missing.
 
 CLEAD_NATIVE=0 leaves the extension out; CLEAD_CUDA=0/1 leaves out or builds csrc/cuda (default: built where a CUDA
-toolkit and a CUDA torch are), for TORCH_CUDA_ARCH_LIST; MAX_JOBS bounds the compilers running at once.
-CLEAD_SANITIZE=address,undefined or =thread builds csrc/cpu with these sanitizers, for .ci/sanitize.
+toolkit and a CUDA torch are), for TORCH_CUDA_ARCH_LIST; MAX_JOBS compilers run at once, CLEAD_CXXFLAGS come last.
 """
 
 import hashlib
@@ -22,12 +21,11 @@ os.chdir(os.path.dirname(os.path.abspath(__file__)))
 CXX = os.environ.get("CXX", "g++" if shutil.which("g++") else "c++").split()
 NVCC = shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin:" + os.environ["PATH"])
 PYTHON_INCLUDE = sysconfig.get_paths()["include"]
-ISAS = {"isa": {"baseline": []}, "bf16": {}}  # by source suffix: all are built, the choice is made at run time
-if sysconfig.get_platform().endswith("x86_64"):
-    sse, avx2 = ["-msse4.2", "-mpopcnt"], ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
-    avx512 = [*avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-    bf16 = {"avx512_bf16": [*avx512, "-mavx512bf16"], "amx": [*avx512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]}
-    ISAS = {"isa": {"baseline": sse, "avx2": avx2, "avx512": avx512}, "bf16": bf16}
+SSE, AVX2 = ["-msse4.2", "-mpopcnt"], ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+BF16 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]}
+X86 = {"isa": {"baseline": SSE, "avx2": AVX2, "avx512": AVX512}, "bf16": BF16}  # by source suffix
+ISAS = X86 if sysconfig.get_platform().endswith("x86_64") else {"isa": {"baseline": []}, "bf16": {}}  # one is chosen at run time
 
 
 def missing() -> str | None:
@@ -53,11 +51,8 @@ class Build(build_ext):
         folders = ["csrc/include", "csrc", f"{root}/include", pybind11.get_include(), PYTHON_INCLUDE]
         # Stable ABI of torch 2.11: a module built here loads in every torch from there on.
         common = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000", *(f"-I{f}" for f in folders)]
-        sanitize = [f"-fsanitize={kinds}" for kinds in [os.environ.get("CLEAD_SANITIZE")] if kinds]
-        if sanitize:  # beyond -O1 they take minutes more to compile; the first finding ends the process
-            common += [*sanitize, "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
-            common += ["-O1", "-g1", "-fno-omit-frame-pointer"]
         cxx = [*CXX, *common, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
+        cxx += os.environ.get("CLEAD_CXXFLAGS", "").split()
         codes = [(a.removesuffix("+PTX").replace(".", ""), a.endswith("+PTX")) for a in archs]
         gencode = [f"-gencode=arch=compute_{n},code=[sm_{n}{f',compute_{n}' * ptx}]" for n, ptx in codes]
         nvcc = [NVCC, *common, "-DUSE_CUDA", *gencode, "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-psabi"]
@@ -69,7 +64,7 @@ class Build(build_ext):
             objects = list(pool.map(compiled, jobs))
         # libtorch.so brings libtorch_cuda where there is one, for the symbols that csrc/cuda declares weak.
         libraries = ["-Xlinker", "--no-as-needed", f"-L{root}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-        run([*([NVCC] if archs else CXX), *sanitize, "-shared", *objects, *libraries], self.get_ext_fullpath(ext.name))
+        run([*([NVCC] if archs else cxx), "-shared", *objects, *libraries], self.get_ext_fullpath(ext.name))
 
 
 def run(command: list[str], target: str) -> str:

@@ -113,7 +113,7 @@ def test_a_fine_tuning_that_cannot_be_comes_after_the_rows_of_the_attacks(run, c
     is_one_sentence(found, "unknown data set 'cifar'")
     assert [row["name"] for row in rows(run)] == ["clean", "fgsm"]
     found = command(run, *FEW, "--protocols", "full_finetune", "--full-finetune.batch-size", "0", "--out", run / "out")
-    is_one_sentence(found, "full_finetune.batch_size must be above 0, got 0")
+    is_one_sentence(found, "full_finetune.batch_size must be at least 2, got 0")
     assert not (run / "out").exists()
 
 

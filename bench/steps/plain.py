@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from clead.augment import high_pass
 from clead.config import AttackConfig
 from clead.models import Pass
 from clead.rng import Rng
@@ -114,6 +116,17 @@ def make_plain(method: Any, name: str) -> None:
     """Give the method called ``name`` the attack of its official code."""
     attack = PlainAttack(HABITS.get(name, _BACKWARD))
     method.perturb, method.constant = attack.perturb, attack.constant
+    if name == "advcl":
+        method.contrastive_adversary = partial(_advcl_adversary, method, method.contrastive_adversary)
+
+
+def _advcl_adversary(
+    method: Any, adversary: Callable[..., Tensor], model: Any, z: Tensor, x: Tensor, batch: Any
+) -> Tensor:
+    """Its attack encodes the clean streams itself, which ours takes from the loss."""
+    clean = torch.cat([method.views(batch), high_pass(x, method.config.high_pass_radius)])
+    encode = Pass("embed", ((method.clean_branch, len(x)),) * 3)
+    return adversary(model, method.constant(model, encode, clean, training=True), x, batch)
 
 
 def _restore(modes: list[tuple[nn.Module, bool]]) -> None:

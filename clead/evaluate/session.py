@@ -62,7 +62,8 @@ def open_all(arguments: argparse.Namespace, sources: Sources) -> list[Opened]:
         paths.append(path)
         if arguments.comparisons:
             paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
-    if arguments.data is not None and not any(is_outside(path, arguments) for path in paths):
+    runs = all(path.is_dir() for path in paths) and not any(is_outside(path, arguments) for path in paths)
+    if arguments.data is not None and runs:
         raise UserError(f"--data is for models from outside, got {arguments.data}; a run is evaluated on its own data")
     models: dict[str, Opened] = {}
     for path in {path.resolve(): path for path in paths}.values():

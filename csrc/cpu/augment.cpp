@@ -1,10 +1,9 @@
 #include "clead/augment.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <vector>
 
 #include "clead/buffer.h"
+#include "parallel.h"
 #include "torch_operands.h"
 
 namespace clead {
@@ -18,8 +17,8 @@ template <class T>
 struct Images {
   Images(const Tensor& images, double max_value)
       : size(images.numel() / images.size(0)),
-        bytes(images.scalar_type() == ScalarType::Byte ? static_cast<const uint8_t*>(images.const_data_ptr()) : nullptr),
-        values(static_cast<const T*>(images.const_data_ptr())) {
+        bytes(images.scalar_type() == ScalarType::Byte ? const_data<uint8_t>(images) : nullptr),
+        values(bytes == nullptr ? const_data<T>(images) : nullptr) {
     if (bytes != nullptr)
       for (int byte = 0; byte < 256; ++byte) pixels[byte] = static_cast<T>(byte) / static_cast<T>(max_value);
   }
@@ -41,13 +40,12 @@ void launch(const Tensor& images, const Tensor& parameters, const std::vector<in
             bool clip, const Tensor& out) {
   const Images<T> source(images, max_value);
   const int64_t batch = images.size(0), width = images.size(3), plane = images.size(2) * width;
-  const double* const numbers = static_cast<const double*>(parameters.const_data_ptr());
-  T* const written = static_cast<T*>(out.mutable_data_ptr());
+  const double* const numbers = const_data<double>(parameters);
+  T* const written = mutable_data<T>(out);
   const Buffer<T> columns(plane + kMostLanes, T(0)), rows(plane + kMostLanes, T(0));
   for (int64_t i = 0; i < plane; ++i) columns[i] = static_cast<T>(i % width), rows[i] = static_cast<T>(i / width);
   isa();  // may throw, which must not happen on a worker thread
-  torch::stable::parallel_for(0, out.size(0), std::max<int64_t>(1, kGrain / source.size), [&](int64_t begin,
-                                                                                             int64_t end) {
+  parallel_for(out.size(0), std::max<int64_t>(1, kGrain / source.size), [&](int64_t begin, int64_t end) {
     const Buffer<T> spare(source.size);
     for (int64_t i = begin; i < end; ++i) {
       Augmented<T> a{};

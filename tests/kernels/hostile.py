@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import clead_kernels  # noqa: F401 - defines the ops
+from clead_kernels.augment.steps import NAMES, STEPS
 
 M, N, D = 6, 8, 3
 NUMBERS = (-1, 0, 1, 7, 2**31, 2**62, 2**63 - 1, -(2**63))
@@ -61,6 +62,11 @@ def good(name: str, variant: int) -> dict[str, Any]:
         values |= {"seed": 1, "step": 2, "sample_ids": torch.arange(3) if variant else None}
         if variant == 2:
             values |= {"eps_tensor": pixel, "step_tensor": pixel.clone(), "sparsity_tensor": pixel.clone()}
+    if name.startswith("augment"):
+        steps = (["crop", "flip", "brightness"], ["resized_crop", "jitter", "grayscale"], ["affine", "blur"])[variant]
+        numbers = torch.rand(sum(len(STEPS[step]) for step in steps), 6, dtype=torch.float64) + 1
+        values |= {"images": torch.rand(3, 3, 5, 4), "parameters": numbers, "out": torch.zeros(6, 3, 5, 4)}
+        values |= {"steps": [NAMES.index(step) for step in steps], "max_value": 255.0, "clip": True}
     return values
 
 
@@ -105,6 +111,8 @@ def views(x: Tensor) -> Iterator[tuple[str, Any]]:
 
 def hostile(name: str, values: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
     """Values for one argument of this type."""
+    if kind == "List[int]":
+        return [(str(x), x) for x in ([], [0], [-1], [len(NAMES)], [2**62], [*range(len(NAMES))])]
     if "Tensor" not in kind:
         return [(str(x), x) for x in {"float": FLOATS, "float?": FLOATS, "bool": (False, True)}.get(kind, NUMBERS)]
     given = values[name] if values[name] is not None else torch.zeros(M, dtype=torch.int64)
