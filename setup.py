@@ -24,8 +24,8 @@ PYTHON_INCLUDE = sysconfig.get_paths()["include"]
 SSE, AVX2 = ["-msse4.2", "-mpopcnt"], ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 BF16 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]}
-X86 = {"isa": {"baseline": SSE, "avx2": AVX2, "avx512": AVX512}, "bf16": BF16}  # by source suffix
-ISAS = X86 if sysconfig.get_platform().endswith("x86_64") else {"isa": {"baseline": []}, "bf16": {}}  # one is chosen at run time
+X86 = {"isa": {"baseline": SSE, "avx2": AVX2, "avx512": AVX512}, "bf16": BF16}  # chosen at run time
+ISAS = X86 if sysconfig.get_platform().endswith("x86_64") else {"isa": {"baseline": []}, "bf16": {}}
 
 
 def missing() -> str | None:
