@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def leave_on_interrupt() -> None:
 
 
 def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoReturn:
-    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C.
+    """Run a command: exit code 0, 2 with one sentence for what the user can mend, 130 for Ctrl-C, 141 if no one reads.
 
     SIGTERM and SIGUSR1, by which batch systems announce that time is up, end it with RESUMABLE.
 
@@ -75,6 +76,9 @@ def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoRetur
         main(sys.argv[1:])
     except UserError as error:
         _leave(f"error: {error}", 2)
+    except BrokenPipeError:  # as in ``… | head``: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         _leave(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 2)
     except KeyboardInterrupt as error:

@@ -36,3 +36,17 @@ def test_ctrl_c_during_the_imports_is_one_line():
     out, rest = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == ["interrupted"]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "from clead.errors import run_command; run_command(lambda argv: [print('x' * 999) for _ in range(999)])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    process.stdout.read(10)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 128 + signal.SIGPIPE)
+    process.stderr.close()
