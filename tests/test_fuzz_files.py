@@ -377,6 +377,7 @@ def test_a_pickle_that_would_fill_the_memory_or_the_stack_is_refused(data, tmp_p
         ("archive", b"neither packed nor a tar"),
         ("npy", b"\x93NUMPY\x01\x00\x0a\x00{(\x00(\x00(\x00(\x00\n"),
         ("npy", b"PK\x03\x04 an archive"),
+        ("meta", part_of_a_checkpoint("meta.json")().replace(b'"pretrain"', b'"\\n"')),
     ],
 )
 def test_what_failed_once(name, data, tmp_path):

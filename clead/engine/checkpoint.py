@@ -164,7 +164,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         if type(meta.get(key)) is not kind:
             raise UserError(f"{file}: expected {key} to be of the type {kind.__name__}, found {meta.get(key)!r:.60}")
     if _name(meta) != path.name:
-        raise UserError(f"{file}: expected the stage and the step of {path.name}, found {_name(meta)}")
+        raise UserError(f"{file}: expected the stage and the step of {path.name}, found {_name(meta)!r:.60}")
     digests = meta["sha256"]
     if set(digests) != {"weights.safetensors", "state.pt"} or not all(isinstance(it, str) for it in digests.values()):
         raise UserError(f"{file}: expected the sha256 of weights.safetensors and state.pt, found {digests!r:.60}")

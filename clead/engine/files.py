@@ -59,7 +59,7 @@ def read_json(path: Path, *, schema: int) -> dict[str, Any]:
             f"{path}: expected schema {schema}, found {value['schema']}: a newer clead wrote it; update clead"
         )
     if not isinstance(value, dict) or value.get("schema") != schema:
-        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        found = f"{value.get('schema')!r:.60}" if isinstance(value, dict) else type(value).__name__
         raise UserError(f"{path}: expected an object with schema {schema}, found {found}")
     return value
 

@@ -205,7 +205,7 @@ def read_examples(run: Path) -> Examples:
         eps = float(metadata["eps"])
         return Examples(**tensors, attack=metadata["attack"], eps=eps, model=metadata["model"])
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: expected metadata attack, eps and model, found {metadata}") from error
+        raise UserError(f"{path}: expected metadata attack, eps and model, found {metadata!r:.200}") from error
 
 
 def _check_examples(path: Path, tensors: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _check_examples(path: Path, tensors: dict[str, Any]) -> None:
     found = {name: (str(value.dtype), value.shape) for name, value in tensors.items()}
     if set(found) != {"clean", "adversarial", *labels}:
         raise UserError(
-            f"{path}: expected tensors clean, adversarial, {', '.join(labels)}, found {', '.join(found) or 'nothing'}"
+            f"{path}: expected tensors clean, adversarial, {', '.join(labels)}, found {', '.join(map(repr, found)) or 'nothing'}"
         )
     shape = tensors["clean"].shape
     if len(shape) != 4 or shape[0] == 0 or shape[1] not in (1, 3):
