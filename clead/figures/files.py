@@ -213,7 +213,7 @@ def _check_examples(path: Path, tensors: dict[str, Any]) -> None:
     found = {name: (str(value.dtype), value.shape) for name, value in tensors.items()}
     if set(found) != {"clean", "adversarial", *labels}:
         raise UserError(
-            f"{path}: expected tensors clean, adversarial, {', '.join(labels)}, found {', '.join(map(repr, found)) or 'nothing'}"
+            f"{path}: expected tensors clean, adversarial, {', '.join(labels)}, found {', '.join(found) or 'nothing'}"
         )
     shape = tensors["clean"].shape
     if len(shape) != 4 or shape[0] == 0 or shape[1] not in (1, 3):
