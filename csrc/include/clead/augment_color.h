@@ -95,14 +95,15 @@ CLEAD_INLINE void for_colors(T* values, int64_t pixels, const Body& body) {
   for (int k = 0; k < 3; ++k) memcpy(values + k * pixels + i, rest + k * n, bytes);
 }
 
-// The mean luma, summed as integers as the reference does.
+// The mean luma, summed as integers as the reference does; NaN counts as 0.
 template <class T>
 T mean_luma(const T* red, int64_t pixels) {
   const T *const green = red + pixels, *const blue = green + pixels;
   int64_t total = 0;
   for (int64_t i = 0; i < pixels; ++i) {
     const T grey = red[i] * T(0.299) + green[i] * T(0.587) + blue[i] * T(0.114);
-    total += static_cast<typename Lanes<T>::Integers>(grey * T(0x1p24));
+    const T known = grey == grey ? grey : T(0);
+    total += static_cast<typename Lanes<T>::Integers>(known * T(0x1p24));
   }
   return static_cast<T>(static_cast<double>(total) / (0x1p24 * static_cast<double>(pixels)));
 }

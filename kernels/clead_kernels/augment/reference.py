@@ -120,7 +120,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Move away from the image's mean luma: factor · images + (1 - factor) · mean."""
     grey = luma(images)
     # Summed as integers: a float sum's last bit would depend on how threads share the batch.
-    total = (grey * 2.0**24).to(torch.int64).sum((-3, -2, -1), keepdim=True)
+    total = (grey.nan_to_num(0.0) * 2.0**24).to(torch.int64).sum((-3, -2, -1), keepdim=True)
     mean = (total.to(torch.float64) / (2.0**24 * grey.shape[2] * grey.shape[3])).to(images.dtype)
     return _blend(images, mean, factor)
 
