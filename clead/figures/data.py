@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
-from clead.errors import UserError, one_line
-from clead.figures.files import COMPARISONS, MissingFile, read_method
+from clead.errors import UserError
+from clead.figures.files import COMPARISONS, MissingFile, read_arrays, read_method
 from clead.figures.style import model_name
 
 FACTS = ("figure", "model", "method", "data", "classes", "eps")
@@ -69,12 +68,7 @@ def read_picture(run: Path, figure: str, shapes: Mapping[str, Shape], optional: 
     if not path.is_file():
         command = f"python -m clead.evaluate {run} --protocols {figure}"
         raise MissingFile(f"{path}: expected the data of the figure, found none; {command} computes it")
-    try:
-        with safetensors.safe_open(path, framework="np") as opened:
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
-            facts = opened.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a safetensors file, got: {one_line(error)}") from error
+    arrays, facts = read_arrays(path)
     if facts.get("schema") != "1" or facts.get("figure") != figure:
         raise UserError(f"{path}: expected schema 1 of the figure {figure}, found {facts.get('schema')!r:.40}")
     _check(path, arrays, {**shapes, **{name: shape for name, shape in optional.items() if name in arrays}})

@@ -189,17 +189,22 @@ def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a safetensors file by name, and its metadata."""
+    try:
+        with safetensors.safe_open(path, framework="np") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
+            return arrays, opened.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: expected a safetensors file, got: {one_line(error)}") from error
+
+
 def read_examples(run: Path) -> Examples:
     """The images in examples.safetensors."""
     path = run / "examples.safetensors"
     if not path.is_file():
         raise MissingFile(f"{path}: expected this file of the run folder, found none")
-    try:
-        with safetensors.safe_open(path, framework="np") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
-            metadata = opened.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a safetensors file, got: {one_line(error)}") from error
+    tensors, metadata = read_arrays(path)
     _check_examples(path, tensors)
     try:
         eps = float(metadata["eps"])
