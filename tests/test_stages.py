@@ -26,6 +26,7 @@ from clead.data import Dataset, load_digits
 from clead.engine import checkpoint, loop
 from clead.engine.progress import Progress
 from clead.errors import UserError
+from clead.evaluate import stage
 from clead.evaluate.command import main as evaluate
 from clead.models import BatchNormConfig
 from clead.recipes import RECIPES
@@ -162,6 +163,15 @@ def test_without_any_classifier_there_is_nothing_to_attack(run):
         resume(run, "evaluate")
     resume(run, "evaluate", knn=KNNConfig(on=("features",)))
     assert [row["protocol"] for row in rows(run)] == ["knn_features"]
+
+
+def test_a_part_of_images_in_the_order_of_their_classes_has_all_of_them(run, monkeypatch):
+    splits, seen, probed = load_digits(), [], stage.knn
+    by_class = splits.test.select(splits.test.labels.argsort(stable=True))
+    monkeypatch.setitem(data.DATASETS, "digits", lambda *args, **options: replace(splits, test=by_class))
+    monkeypatch.setattr(stage, "knn", lambda *args, **options: (seen.append(args[2]), probed(*args, **options))[1])
+    resume(run, "evaluate", knn=KNNConfig(on=("features",)))
+    assert len(seen[0]) == 30 and set(seen[0].labels.tolist()) == set(range(10))
 
 
 def test_the_branch_of_a_stage_is_the_one_evaluated(tmp_path):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from safetensors.torch import save as save_tensors
 
 from clead.config import CLASSIFIER_STAGES
@@ -17,7 +16,7 @@ from clead.engine.files import write_atomic
 from clead.engine.progress import Stage
 from clead.engine.results import Row, row_key
 from clead.errors import UserError
-from clead.evaluate.models import subject_of
+from clead.evaluate.models import first_samples, subject_of
 from clead.models import Model
 from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.knn import knn
@@ -115,7 +114,7 @@ def probe(session: Session) -> None:
     if not (config.knn.on or config.logistic_regression.on):
         return
     train, test = session.splits.train, session.splits.test
-    test = test.select(torch.arange(len(test), device=session.device)[: config.evaluation.samples])
+    test = test.select(first_samples(test, config.evaluation.samples))
     model = session.trained("pretrain")
     key = {"run": session.folder.name, "model": session.label, "dataset": config.data, "split": "test"}
     for on in config.knn.on:
