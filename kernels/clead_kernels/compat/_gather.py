@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
 
 
 def position() -> tuple[int, int]:
@@ -13,15 +16,29 @@ def position() -> tuple[int, int]:
     return 0, 1
 
 
+class _GatherRows(torch.autograd.Function):
+    """All ranks' rows; a rank's gradient is the sum of what every rank's loss sends to its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return gather_rows(x, grad=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        rank, world = position()
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(grad)
+        return grad.chunk(world)[rank]
+
+
 def gather_rows(x: Tensor, *, grad: bool) -> Tensor:
     """The rows [B, d] of all processes in the order of ranks, [processes * B, d].
 
     ``grad``: every process's loss sends gradients to every process's rows, which receive their sum; else constants.
     """
     if grad:
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(list(all_gather(x)))
+        return cast(Tensor, _GatherRows.apply(x))  # type: ignore[no-untyped-call]
     parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts)

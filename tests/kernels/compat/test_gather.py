@@ -40,9 +40,13 @@ def found(rows, tmp_path_factory):
         )
         for rank in (0, 1)
     ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in ranks] == [0, 0], errors
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import product
 
@@ -40,3 +41,5 @@ if __name__ == "__main__":
         found[name] = (value.detach(), *(x.grad for x in rows))
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
+    # Not by sys.exit: gloo's threads may still drop tensors, which ends the process when Python is gone by then.
+    os._exit(0)
