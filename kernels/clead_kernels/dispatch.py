@@ -58,7 +58,7 @@ class Support:
             return False
         if dtype not in self.dtypes:
             return False
-        return all(features.get(name, values[0]) in values for name, values in self.features)
+        return all(features.get(name, _USUAL.get(name, values[0])) in values for name, values in self.features)
 
     def __str__(self) -> str:
         parts = ["any device" if not self.devices else ", ".join(self.devices), ", ".join(map(_short, self.dtypes))]
@@ -66,13 +66,20 @@ class Support:
         return f"{self.impl} ({'; '.join(parts)})"
 
 
+# Where the reference, which holds several matrices of all pairs, is no choice whatever its speed.
+_LARGE = (("matrix", ("above 1 GiB",)),)
+_LARGE_CALL, _USUAL = {"matrix": "above 1 GiB"}, {"matrix": "up to 1 GiB"}
+
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
-# implementation is present here. An implementation stands above another only where it was measured to be faster.
+# implementation is present here. An implementation stands above another only where it was measured to be faster, or
+# where the other needs gigabytes that it does not.
 SUPPORT: tuple[Support, ...] = (
     *(Support(op, "native", devices=("cpu",)) for op in _CONTRASTIVE),
+    *(Support(op, "triton", ("cuda",), _TRITON_DTYPES, _TRITON_RULES + _LARGE) for op in _CONTRASTIVE),
     *(Support(op, "reference") for op in _CONTRASTIVE),
     *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
+    Support("instance_margin", "triton", ("cuda",), _TRITON_DTYPES, (("width", ("up to 512",)), *_LARGE)),
     Support("instance_margin", "reference"),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
     Support("instance_margin", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
@@ -136,6 +143,11 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
     raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
 
 
+def matrix(rows: int, columns: int) -> dict[str, str]:
+    """The feature of a call that has ``rows`` x ``columns`` pairs: whether their matrix in float32 is a large one."""
+    return _LARGE_CALL if 4 * rows * columns > 2**30 else _USUAL
+
+
 def check(ops: Iterable[str], impl: str, device: torch.device | str, dtype: torch.dtype, **features: str) -> None:
     """Refuse ``impl`` now if it cannot run every op of ``ops``, instead of in the middle of a run.
 
@@ -171,11 +183,14 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
 def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     rows, details, taken = _rows(op), [], ""
     for row in rows:
+        usual, large = row.covers(device, dtype, _USUAL), row.covers(device, dtype, _LARGE_CALL)
         absence = _absence(row.impl, device)
-        if absence is not None:
-            state = f"absent here: {absence}"
-        elif not row.covers(device, dtype, {}):
+        if not usual and not large:
             state = f"not for {device.type} {_short(dtype)}"
+        elif absence is not None:
+            state = f"absent here: {absence}"
+        elif not usual:
+            state = "taken for a matrix of pairs this large"
         else:
             state = "available" if taken else "taken"
             taken = taken or row.impl

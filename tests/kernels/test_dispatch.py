@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -46,6 +48,19 @@ def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extensi
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, levels="several", treatment="attract") == best
     assert resolve("instance_margin", "auto", device="cpu", dtype=torch.bfloat16) == "reference"
     assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+@pytest.mark.parametrize("op", ["info_nce", "nt_xent", "sup_con", "clip_loss", "instance_margin"])
+def test_auto_leaves_the_reference_where_its_matrices_need_gigabytes(op):
+    large, small = dispatch.matrix(65_536, 4_097), dispatch.matrix(65_536, 4_096)
+    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, **large) == "triton"
+    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, **small) == "reference"
+    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, width="above 512", **large) == "reference"
+    assert resolve(op, "reference", device="cuda", dtype=torch.bfloat16, **large) == "reference"
+    text = explain(op, device="cuda")
+    assert text.startswith(f"{op} on cuda float32: reference")
+    assert "matrix above 1 GiB): taken for a matrix of pairs this large" in text
 
 
 def test_named_native_never_falls_back(extension):

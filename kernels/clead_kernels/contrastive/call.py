@@ -30,13 +30,14 @@ class Options(NamedTuple):
 
 def loss(op: str, anchors: Tensor, candidates: Tensor | None, pairs: Pairs, form: Form, options: Options) -> Tensor:
     """The reduced loss of a call whose pairs and form are checked."""
-    chosen, scale, options = _chosen(op, anchors, pairs, form, options)
+    columns = (anchors if candidates is None else candidates).shape[0]
+    chosen, scale, options = _chosen(op, anchors, columns, pairs, form, options)
     return _loss(chosen, scale, anchors, candidates, pairs, form, options)
 
 
 def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, options: Options) -> Tensor:
     """The mean of the losses of ``a`` by ``b`` and of ``b``, of as many rows, by ``a``; ``pairs`` are those of a."""
-    chosen, scale, options = _chosen(op, a, pairs, form, options)
+    chosen, scale, options = _chosen(op, a, b.shape[0], pairs, form, options)
     if (
         chosen == "triton"
         and options.reduction != "none"
@@ -50,7 +51,7 @@ def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, optio
 
 
 def _chosen(
-    op: str, anchors: Tensor, pairs: Pairs, form: Form, options: Options
+    op: str, anchors: Tensor, columns: int, pairs: Pairs, form: Form, options: Options
 ) -> tuple[str, tuple[Tensor | None, float], Options]:
     """(implementation, temperature as the ops take it, checked options)."""
     reductions = (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS
@@ -62,7 +63,8 @@ def _chosen(
         options = options._replace(weights=weights)
     if form.positives_reduction == "sum":
         form = form._replace(positives_reduction="mean")
-    features = {**pairs.features(anchors.shape[1]), **form.features()}
+    rows, width = anchors.shape
+    features = {**pairs.features(width), **form.features(), **dispatch.matrix(rows, columns)}
     chosen = dispatch.resolve(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
     return chosen, arguments.split_temperature(options.temperature, anchors.device), options
 

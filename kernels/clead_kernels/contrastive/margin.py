@@ -56,8 +56,8 @@ def instance_margin(
         raise ValueError(f"candidates must have at least as many rows as anchors ({rows}), got {columns}")
     else:
         positives = torch.arange(rows, device=anchors.device)
-    width = "up to 512" if anchors.shape[1] <= 512 else "above 512"
-    chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, width=width)
+    features = {"width": "up to 512" if anchors.shape[1] <= 512 else "above 512", **dispatch.matrix(rows, columns)}
+    chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, **features)
     arguments.check_flag("normalize", normalize)
     scale = arguments.split_temperature(temperature, anchors.device)
     margin: Tensor = _forward_op(anchors, candidates, *scale, normalize, positives, chosen)[0]
