@@ -42,21 +42,33 @@ def measure(device: str, threads: int) -> Rates:
     """The rates of ``device``; once a process, with ``threads`` threads, which torch already has."""
     cuda = device == "cuda"
     copy = _copy(2**28 if cuda else 2**25, device)
-    size = 8192 if cuda else 1024
-    products = {name: _product(dtype, size, device) for name, dtype in _KINDS.items() if cuda or name != "fp16"}
+    products = {name: product(dtype, device) for name, dtype in _KINDS.items() if cuda or name != "fp16"}
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         try:
-            products["tf32"] = _product(torch.float32, size, device)
+            products["tf32"] = product(torch.float32, device)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
     return Rates(copy, products, _exponentials(device))
 
 
-def best(call: Callable[[], object], cuda: bool, times: int = 5) -> float:
-    """Seconds of the fastest call but the first."""
-    found = []
-    for _ in range(times + 1):
+def product(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations a second of a large square product.
+
+    On a CPU that others share the best of half a second: a moment may be a slow one.
+    """
+    size = 8192 if device == "cuda" else 1024
+    a = torch.randn(size, size, device=device).to(dtype)  # zeros would run faster
+    out = torch.empty_like(a)
+    seconds = best(lambda: torch.mm(a, a, out=out), device == "cuda", seconds=0.0 if device == "cuda" else 0.5)
+    return 2 * size**3 / seconds
+
+
+def best(call: Callable[[], object], cuda: bool, times: int = 5, seconds: float = 0.0) -> float:
+    """Seconds of the fastest call but the first, of at least ``times`` in at least ``seconds``."""
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) <= times or time.perf_counter() < end:
         if cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -74,12 +86,6 @@ def _copy(size: int, device: str) -> float:
     source = torch.rand(size, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / best(lambda: target.copy_(source), device == "cuda")
-
-
-def _product(dtype: torch.dtype, size: int, device: str) -> float:
-    a = torch.randn(size, size, device=device).to(dtype)  # zeros would run faster
-    out = torch.empty_like(a)
-    return 2 * size**3 / best(lambda: torch.mm(a, a, out=out), device == "cuda")
 
 
 def _exponentials(device: str) -> float | None:

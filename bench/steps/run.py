@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from clead.methods import METHODS
 
 from .. import memory, rows, table, timing
+from ..rates import product
 from ..rows import Row
 from ..run import QUICK_MINUTES, Options
 from . import optimizers
@@ -49,13 +50,11 @@ def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]
     if not cases and not updates:
         raise ValueError(f"no step has {options.cases!r} in its op/case")
     environment = rows.environment(options.device, options.threads)
-    rates = {name: _matmul_rate(dtype, options.device) for name, dtype in _DTYPES.items()}
     say("  ".join(f"{name} {environment[name]}" for name in ("device", "threads", "isa", "torch", "commit", "load")))
-    say("matmul: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     end = time.monotonic() + 60 * (options.minutes or (QUICK_MINUTES if options.quick else float("inf")))
     done: list[Row] = []
     todo = [(name, partial(optimizers.measure, name), optimizers.show) for name in updates]
-    todo += [(case.name, partial(_measure, case, rates), _table) for case in cases]
+    todo += [(case.name, partial(_measure, case), _table) for case in cases]
     for number, (_, measure, show) in enumerate(todo):
         if time.monotonic() > end:
             say("\nout of time, not run: " + ", ".join(name for name, *_ in todo[number:]))
@@ -70,9 +69,10 @@ def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]
     return done, not any(row["reason"].startswith(("wrong", "failed")) for row in done if row["reason"])
 
 
-def _measure(case: StepCase, rates: dict[str, float], options: Options, environment: Row) -> list[Row]:
+def _measure(case: StepCase, options: Options, environment: Row) -> list[Row]:
     steps, reasons, errors = _enter(case, options)
     flops = _flops(case, options.device)
+    rates = {name: product(dtype, options.device) for name, dtype in _DTYPES.items()}
     fewest = 2 if options.quick else 3
     synchronized = timing.WallClock(synchronize=lambda: synchronize(options.device))
     seconds = 0.3 if options.quick else 20.0
@@ -136,19 +136,6 @@ def _enter(case: StepCase, options: Options) -> tuple[dict[str, Step], dict[str,
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def _matmul_rate(dtype: torch.dtype, device: str) -> float:
-    """FLOP/s of the best of a few square products."""
-    size = 8192 if device == "cuda" else 1024
-    a, best = torch.rand(size, size, device=device, dtype=dtype), float("inf")
-    for _ in range(6):
-        synchronize(device)
-        start = time.perf_counter()
-        a @ a
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def _flops(case: StepCase, device: str) -> int:
