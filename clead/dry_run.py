@@ -5,22 +5,20 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from clead import report
 from clead.config import Stage
 from clead.engine.gradients import add_gradients
 from clead.engine.loop import Fit, batches
 from clead.engine.optim import build_optimizer
-from clead.models import LinearHead, Model
-from clead.protocols.finetune import loss_of, on_features
-from clead.stages import Session, pretraining
+from clead.models import Model
+from clead.stages import Session, classification, pretraining
 
 MEASURED = 20
 """Steps of every stage that are measured, after one that is not; at most one epoch."""
@@ -96,29 +94,12 @@ def show(session: Session, model: Model, console: Console) -> None:
 
 
 def _classification(session: Session, model: Model, stage: Stage) -> Fit:
-    """What ``finetune`` would fit, on an encoder that is not trained yet."""
-    settings, splits = session.config.finetuning(stage), session.sources.of(session.config, stage)
-    train = splits.train.to(session.device, session.config.residence)
-    model.heads["classifier"] = LinearHead(model.encoder.feature_dim, splits.num_classes).to(session.device)
-    branch, fold = settings.branch or session.branch, session.config.speed.fold
-    trained, loss = loss_of(model, stage, settings, branch, session.config.impl, fold=fold)
-    images: Callable[[Tensor], Tensor] = train.batch
-    if on_features(stage, settings):
-        images = torch.zeros(len(train), model.encoder.feature_dim, device=session.device).__getitem__
-    return Fit(
-        stage=stage,
-        model=model,
-        trained=trained,
-        loss=loss,
-        images=images,
-        labels=train.labels,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        optimizer=settings.optimizer,
-        seed=session.config.seed,
-        checkpoint_every=1,
-        meta={},
-    )
+    """The stage on an encoder that is not trained yet; zeros stand for features, as to encode all images takes long."""
+    config = session.config
+    splits = session.sources.of(config, stage).to(session.device, config.residence)
+    branch = config.finetuning(stage).branch or session.branch
+    zeros = torch.zeros(len(splits.train), model.encoder.feature_dim, device=session.device)
+    return classification(model, stage, config, splits, branch, {}, features=zeros)
 
 
 def _count(module: nn.Module) -> int:

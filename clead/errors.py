@@ -52,9 +52,16 @@ def raise_stopped(number: int, _: FrameType | None = None) -> NoReturn:
 
 def leave_on_interrupt() -> None:
     """Let Ctrl-C end the program with one line while it still imports; called before the imports that take seconds."""
-    for number, said in STOPS.items():
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        # At once: what is being imported may catch whatever is raised in it, and there is nothing to tidy up yet.
+        message, code = STOPS[signal.Signals(number)]
+        os.write(2, f"{message}\n".encode())
+        os._exit(code)
+
+    for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, lambda *_, said=said: _leave(*said))
+            signal.signal(number, leave)
 
 
 def run_command(main: Callable[[list[str]], None], *, hint: str = "") -> NoReturn:

@@ -25,18 +25,6 @@ PLAIN_WIDTH = 100
 MOST_COLUMNS = 8  # more accuracies than this go into further tables below the first
 
 
-def results_table(rows: Sequence[Row]) -> Table:
-    """One line per model, one column per attack and radius; the best of each column in bold.
-
-    Args:
-        rows: rows of results.json, as ``load_rows`` gives them (with ``method``, the trained model's method).
-    """
-    grid = arrange(rows)
-    table = lay_out(grid, grid.columns)
-    table.caption = Text("\n".join(grid.footer))
-    return table
-
-
 def lay_out(grid: Grid, columns: Sequence[Column]) -> Table:
     """Some columns of the grid as a table; the lines of several runs stand under the name of their run."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption_justify="left", caption_style="")

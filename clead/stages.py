@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clead.augment import Augmentation
 from clead.cli import Plan
@@ -20,7 +21,7 @@ from clead.errors import UserError
 from clead.loading import InputSpec, load, model_meta
 from clead.methods import Method
 from clead.models import Model
-from clead.protocols import finetune, knn
+from clead.protocols import fine_tuning, knn
 from clead.sources import Sources
 
 PROFILED: tuple[tuple[type, str, str], ...] = (
@@ -152,7 +153,25 @@ def fit_on(
     *,
     on_test: bool,
 ) -> None:
-    """Give ``model`` the classifier of one of CLASSIFIER_STAGES.
+    """Give ``model`` the classifier of one of CLASSIFIER_STAGES; checkpoints and metrics go into ``folder``.
+
+    Args as in ``classification``; a stage that ``folder`` has begun is continued.
+    """
+    fit(classification(model, stage, config, splits, branch, meta, on_test=on_test), folder, progress)
+
+
+def classification(
+    model: Model,
+    stage: Stage,
+    config: TrainConfig,
+    splits: Splits,
+    branch: str,
+    meta: dict[str, object],
+    *,
+    on_test: bool = False,
+    features: Tensor | None = None,
+) -> Fit:
+    """The classifier of one of CLASSIFIER_STAGES, to be trained.
 
     Args:
         model: its encoder is pre-trained; changed in place.
@@ -160,13 +179,12 @@ def fit_on(
         config: with the settings of the stage.
         splits: the stage's data, on the device of the model.
         branch: batch-norm branch.
-        folder: gets checkpoints and metrics, and is continued from.
-        progress: where to show progress.
         meta: what a checkpoint says of the encoder.
         on_test: choose the epoch on the test split, see ``Method.selected_on_test``.
+        features: see ``fine_tuning``.
     """
     settings = config.finetuning(stage)
-    finetune(
+    return fine_tuning(
         model,
         stage,
         settings,
@@ -181,7 +199,6 @@ def fit_on(
         prefetch=config.prefetch,
         on_test=on_test,
         fold=config.speed.fold,
-        folder=folder,
-        progress=progress,
         meta=meta | {"classifier": {"protocol": stage, "dataset": settings.data or config.data}},
+        features=features,
     )

@@ -19,12 +19,11 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from rich.console import Console
 from torch import Tensor
 
-from clead import train
+from clead import report, train
 from clead.attacks import Constraint, Objective, attack, frozen
-from clead.attacks.contrastive import instance_loss
+from clead.attacks.contrastive import info_nce_against
 from clead.cli import Plan, tyro_cli
 from clead.config import EvaluationConfig, Integers
 from clead.data import Splits, load_digits
@@ -92,7 +91,7 @@ def contrastive_loss(model: Model, splits: Splits, branch: str) -> float:
         x = test.batch(samples)
         with frozen(model), torch.no_grad():
             anchors = model.embed(x, branch=branch)
-        loss = instance_loss(anchors, temperature=TEMPERATURE)
+        loss = info_nce_against(anchors, temperature=TEMPERATURE)
         x_adv = attack(
             Objective(model, lambda x: model.embed(x, branch=branch), loss),
             x,
@@ -145,7 +144,7 @@ def main(argv: list[str]) -> None:
     for name in asked:
         if name not in known:
             raise UserError(f"unknown method {name!r}; expected some of {', '.join(known)}")
-    console = Console()
+    console = report.output_console()
     progress = Progress(console)
     splits = load_digits()
     file = options.out / "study.json"
@@ -160,7 +159,7 @@ def main(argv: list[str]) -> None:
             write_json(file, {"schema": SCHEMA, "environment": environment(), "rows": done})
             table = to_markdown(done, "python -m clead.study")
             write_atomic(options.out / "README.md", table.encode())
-    console.print(table, markup=False, soft_wrap=True)
+    report.emit(console, table)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,25 @@ def test_a_checkpoint_has_a_folder_of_its_own_and_several_models_share_an_out(ru
     assert sorted(names) == sorted((model, name) for model in ("main", "random") for name in ("clean", "fgsm", "pgd5"))
 
 
+def test_a_renamed_run_has_every_row_once_under_its_new_name(run, tmp_path):
+    path = checkpoint.latest(run / "checkpoints", "linear_eval")
+    protocols = ["--protocols", "attacks,transfer,metrics,sweep_steps"]
+    texts = []
+    for folder in (run, tmp_path / "moved"):
+        if folder != run:
+            run.rename(folder)
+        single = folder / "checkpoints" / path.name
+        for model, more in ((folder, protocols), (single, [])):
+            evaluate.main([str(model), "--attacks", "fgsm", "--eps", "0.1", "--samples", "20", *more])
+        files = [folder / name for name in ("results.json", "measures.json", "sanity.json")]
+        files += [folder / "evaluations" / path.name / name for name in ("results.json", "sanity.json")]
+        texts.append([re.sub(r'"(seconds|versions)": .*', "", file.read_text()) for file in files])
+    before, after = texts
+    assert [sorted(re.sub(r"\bmain\b", "moved", text).splitlines()) for text in before] == [
+        sorted(text.splitlines()) for text in after
+    ]
+
+
 @pytest.mark.skipif(not available(), reason="needs pyautoattack (the extra evaluation)")
 def test_autoattack_is_the_headline_and_no_weaker_than_pgd(run, capsys):
     settings = ["--eps", "0.1", "--samples", "2"]

@@ -13,7 +13,7 @@ ALLOWED = {
     "rng": set(),
     "data": set(),
     "augment": set(),
-    "models": set(),
+    "models": {"data.imagenet_val"},  # the statistics that official checkpoints normalise by
     "losses": set(),
     "attacks": set(),
     "config": {"models"},

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from clead import report
 from clead.errors import UserError, run_command
+from clead.figures.table import arrange
 
 ROW = {
     "protocol": "linear_eval",
@@ -105,17 +106,16 @@ def test_markdown_exactly():
 
 
 def test_best_of_each_column_is_bold():
-    text = printed(report.results_table(digits_rows()), force_terminal=True, color_system="standard")
+    grid = arrange(digits_rows())
+    text = printed(report.lay_out(grid, grid.columns), force_terminal=True, color_system="standard")
     bold = [line.split("\x1b[1m")[1:] for line in text.splitlines() if "." in line and "%" not in line]
     bold = [[cell.split("\x1b[0m")[0].strip() for cell in cells] for cells in bold]
     assert bold[-3:] == [["81.0", "60.4", "79.0", "55.0", "78.0", "55.0"], ["97.0"], []]
 
 
-def test_table_of_raw_rows_has_a_footer():
-    text = printed(report.results_table(digits_rows()))
-    assert "trained" in text  # rows alone do not know the method
-    assert "500 test images" in text
-    assert "+/- 3.0" in text
+def test_raw_rows_do_not_know_the_method():
+    text = report.to_markdown(digits_rows())
+    assert "| trained |" in text and "500 test images" in text and "+/- 3.0" in text
 
 
 def test_nothing_is_best_alone():

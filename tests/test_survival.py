@@ -74,7 +74,7 @@ def command(tmp_path):
 
     yield run
     server.stdin.close()
-    server.wait(timeout=30)
+    server.wait(timeout=300)
     server.stdout.close()
     log.close()
 

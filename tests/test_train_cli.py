@@ -349,11 +349,11 @@ def command(*argv, **options):
 def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):
     out = tmp_path / "run"
     process = command("simclr", "--epochs", "400", "--checkpoint-every", "1", "--stages", "pretrain", "--out", str(out))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while checkpoint.latest(out / "checkpoints") is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr.strip() == "interrupted; the same command with --resume continues"
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
@@ -369,7 +369,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
 
     out = tmp_path / "run"
     process = command("ce", "--epochs", "1", "--stages", "pretrain", "--out", str(out), preexec_fn=small_files)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 2
     (line,) = stderr.strip().splitlines()
     assert line.startswith("error: ") and "File too large" in line

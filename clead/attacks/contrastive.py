@@ -13,7 +13,7 @@ from torch import Tensor
 from clead_kernels import Impl, info_nce
 
 
-def instance_loss(anchors: Tensor, *, temperature: float, impl: Impl = "auto") -> Callable[[Tensor], Tensor]:
+def info_nce_against(anchors: Tensor, *, temperature: float, impl: Impl = "auto") -> Callable[[Tensor], Tensor]:
     """z -> -log(e^{s(a_i, z_i)} / sum_j e^{s(a_i, z_j)}) with s = cosine / temperature, for ``Objective.loss``.
 
     Args:

@@ -50,4 +50,4 @@ def load(name: str, data_dir: Path | None = None, *, download: bool = False, ima
     Raises:
         UserError: the name is unknown, or a file is missing, truncated or altered.
     """
-    return find_dataset(name)(data_dir, download=download, image_size=image_size)
+    return find_dataset(name)(data_dir or Path("data"), download=download, image_size=image_size)

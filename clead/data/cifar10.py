@@ -43,12 +43,12 @@ ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1
 
 
 def load_cifar10(
-    data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None, val_size: int = 5000
+    data_dir: Path = Path("data"), *, download: bool = False, image_size: int | None = None, val_size: int = 5000
 ) -> Splits:
     """CIFAR-10, uint8 [N, 3, 32, 32], split 45,000/5,000/10,000.
 
     Args:
-        data_dir: the folder with the batches, or the one above it; ``data`` when None.
+        data_dir: the folder with the batches, or the one above it.
         download: fetch the files into ``data_dir`` when some are missing.
         image_size: height and width to resize to; None keeps 32.
         val_size: images held out of the training set, the same ones always; 0 keeps all for training.
@@ -56,7 +56,6 @@ def load_cifar10(
     Raises:
         UserError: a file is missing, truncated or altered, or the download failed.
     """
-    data_dir = Path("data") if data_dir is None else data_dir
     train_size = 5 * IMAGES_PER_BATCH
     if not 0 <= val_size < train_size:
         raise UserError(f"val_size must be in [0, {train_size}), got {val_size}")

@@ -34,9 +34,8 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 ARCHIVE_MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 
 
-def load_cifar100(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
+def load_cifar100(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """CIFAR-100, uint8 [N, 3, 32, 32], split 45,000/5,000/10,000; see ``clead.data.load``."""
-    data_dir = Path("data") if data_dir is None else data_dir
     if download and _find(data_dir) is None:
         fetch(URL, f"md5:{ARCHIVE_MD5}", data_dir, {f"{BINARY}/{name}.bin": IMAGES[name] * ROW for name in IMAGES})
     found = _find(data_dir)

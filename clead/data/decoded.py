@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,13 +40,15 @@ def decode(files: Sequence[Path], size: int, name: str) -> Tensor:
         name: of the array, for people.
 
     Raises:
-        UserError: a file is no image or too large, or the array cannot be written.
+        UserError: a file is no image or too large, or the array cannot be written or is larger than what is free.
     """
     path = _cache_folder() / f"{name}-{size}-{_digest(files)}.npy"
     try:
         if not path.exists():
             _decode_into(path, files, size, name)
         array = np.lib.format.open_memmap(path, mode="c")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected to keep the decoded images there, found {error}") from error
     if array.shape != (len(files), 3, size, size) or array.dtype != np.uint8:
@@ -69,6 +73,12 @@ def _digest(files: Sequence[Path]) -> str:
 def _decode_into(path: Path, files: Sequence[Path], size: int, name: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(files), 3, size, size)
+    needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise UserError(
+            f"{path.parent}: expected {needed:,} bytes free for the decoded images of {name}, found {free:,}; "
+            "the environment variable CLEAD_CACHE names another folder"
+        )
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as temporary:
         staged = Path(temporary, path.name)
         array = np.lib.format.open_memmap(staged, mode="w+", dtype=np.uint8, shape=shape)

@@ -14,13 +14,12 @@ from clead.errors import UserError
 DEFAULT_SIZE = 224
 
 
-def load_folder(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
+def load_folder(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """The images of ``data_dir``, uint8 [N, 3, size, size], 224 wide when ``image_size`` is None.
 
     Classes are the folders of ``train/`` in alphabetical order. ``test/`` is the test split; without it ``val/`` is,
     as with ImageNet, and a tenth of every training class is held out as the validation split. See ``clead.data.load``.
     """
-    data_dir = Path("data") if data_dir is None else data_dir
     if download:
         raise UserError("the data set 'folder' is your own images: expected --data-dir DIR, found --download")
     classes = class_folders(data_dir / "train")

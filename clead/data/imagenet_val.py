@@ -13,17 +13,16 @@ from clead.data.folder import class_folders, read
 from clead.errors import UserError
 
 SIZE, RESIZED = 224, 256  # the centre of images whose shorter side is that long
-STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of the training images, as everyone has them
 
 
-def load_imagenet_val(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
+def load_imagenet_val(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """The images of ``val/<class>/`` in ``data_dir``, or of ``<class>/`` there, uint8 [N, 3, 224, 224].
 
     They are resized, bilinear, until the shorter side is 8/7 of ``image_size`` (256 for 224), and the centre is kept.
     Labels number the folders in alphabetical order, which is how torchvision and the official codes number the 1,000
     identifiers (n01440764, …). Training and validation splits are empty. See ``clead.data.load``.
     """
-    data_dir = Path("data") if data_dir is None else data_dir
     folder = data_dir / "val" if (data_dir / "val").is_dir() else data_dir
     if download:
         raise UserError("the data set 'imagenet_val' cannot be fetched: expected --data-dir DIR, found --download")

@@ -25,16 +25,14 @@ URL = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 ARCHIVE_MD5 = "91f7769df0f17e558f3565bffb0c7dfb"
 
 
-def load_stl10(data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None) -> Splits:
+def load_stl10(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """STL-10's labelled images, uint8 [N, 3, 96, 96], split 4,500/500/8,000; see ``clead.data.load``."""
     folder = _folder(data_dir, download, ("train", "test"))
     whole = Splits.published(*(_dataset(folder, name) for name in ("train", "test")))
     return whole.hold_out(0.1).at_size(image_size)
 
 
-def load_stl10_unlabeled(
-    data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None
-) -> Splits:
+def load_stl10_unlabeled(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """STL-10's 100,000 images without labels (-1) as the training split, beside the 8,000 labelled test images.
 
     They stay in their file and are read as they are asked for. The statistics are those of the labelled training
@@ -45,8 +43,7 @@ def load_stl10_unlabeled(
     return replace(Splits.published(train, test), train=unlabeled).at_size(image_size)
 
 
-def _folder(data_dir: Path | None, download: bool, parts: tuple[str, ...]) -> Path:
-    data_dir = Path("data") if data_dir is None else data_dir
+def _folder(data_dir: Path, download: bool, parts: tuple[str, ...]) -> Path:
     needed = {f"{name}_X.bin": IMAGES[name] * PIXELS for name in parts}
     needed |= {f"{name}_y.bin": IMAGES[name] for name in parts if name != "unlabeled"}
     folders = (data_dir / FOLDER, data_dir)

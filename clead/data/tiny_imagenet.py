@@ -19,14 +19,11 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 IMAGE_SIZE = 64
 
 
-def load_tiny_imagenet(
-    data_dir: Path | None = None, *, download: bool = False, image_size: int | None = None
-) -> Splits:
+def load_tiny_imagenet(data_dir: Path, *, download: bool = False, image_size: int | None = None) -> Splits:
     """Tiny-ImageNet, uint8 [N, 3, 64, 64], split 90,000/10,000/10,000; the published validation images are the test.
 
     See ``clead.data.load``.
     """
-    data_dir = Path("data") if data_dir is None else data_dir
     folder = data_dir / FOLDER if (data_dir / FOLDER).is_dir() else data_dir
     if not (folder / "val" / "val_annotations.txt").is_file():
         raise UserError(

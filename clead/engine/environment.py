@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "build_info": build_info(),
     }
+
+
+def name_commit(env: Mapping[str, Any]) -> str:
+    """``commit 0123456789ab+changes`` of an ``environment``, or of what was saved of one."""
+    return f"commit {str(env.get('commit') or 'unknown')[:12]}{'+changes' if env.get('dirty') else ''}"
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:

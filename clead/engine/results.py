@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,28 @@ def read_results(path: Path) -> list[Row]:
         if not isinstance(row, dict) or any(isinstance(value, (list, dict)) for value in row_key(row)):
             raise UserError(f"{path}: expected row {index} to be an object with plain key fields, found {row!r:.60}")
     return rows
+
+
+def renamed(row: Row, run: str) -> Row:
+    """A row, or a measure, under the name its run has now; attacks made on the run itself are named after it too."""
+    itself = re.compile(rf"(^transfer:| from ){re.escape(str(row.get('run')))}(?= |$)")
+    said = {name: value for name in ("attack", "name", "of") if isinstance(value := row.get(name), str)}
+    now = {name: itself.sub(lambda found: found[1] + run, value) for name, value in said.items()}
+    return {**row, **now, "run": run}
+
+
+def add_results(path: Path, rows: Sequence[Row], run: str | None) -> None:
+    """Add rows to a ``results.json``; one with the key of an older row replaces it.
+
+    Args:
+        path: the file; made where it is missing.
+        rows: what to add.
+        run: the name that the run of all rows there has now; None where the file has rows of several.
+    """
+    found = read_results(path)
+    found = found if run is None else [renamed(row, run) for row in found]
+    merged = {row_key(row): row for row in [*found, *rows]}
+    write_results(path, list(merged.values()))
 
 
 def write_results(path: Path, rows: list[Row]) -> None:

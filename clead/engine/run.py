@@ -14,7 +14,7 @@ from typing import IO, Any
 from clead.config import STAGES
 from clead.engine.environment import environment
 from clead.engine.files import read_json, remove_tree, write_atomic, write_json
-from clead.engine.results import Row, read_results, row_key, write_results
+from clead.engine.results import Row, add_results, read_results, renamed
 from clead.errors import UserError
 
 SCHEMA = 1
@@ -220,10 +220,8 @@ class RunFolder:
     @property
     def results(self) -> list[Row]:
         """All rows so far, under the name that the folder has now."""
-        return [{**row, "run": self.name} for row in read_results(self.path / "results.json")]
+        return [renamed(row, self.name) for row in read_results(self.path / "results.json")]
 
     def add_results(self, rows: list[Row]) -> None:
         """Add rows; one with the key of an older row replaces it."""
-        merged = {row_key(row): row for row in self.results}
-        merged.update((row_key(row), row) for row in rows)
-        write_results(self.path / "results.json", list(merged.values()))
+        add_results(self.path / "results.json", rows, self.name)

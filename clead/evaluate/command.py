@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from rich.console import Console
 
 from clead import report
 from clead.config import CLASSIFIER_STAGES, parse_real
-from clead.engine.environment import environment
+from clead.engine.environment import environment, name_commit
+from clead.engine.files import write_atomic
 from clead.engine.progress import Progress
-from clead.engine.results import Row, read_results, row_key, write_results
+from clead.engine.results import Row, add_results, read_results
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate.figures import EVERY, expand, folder_of, write_data
@@ -118,8 +120,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def versions_of(device: str) -> str:
     """What a number needs beside it, in one line."""
     here = environment()
-    commit = f"{(here['commit'] or 'unknown')[:12]}{'+changes' if here['dirty'] else ''}"
-    return f"commit {commit}, torch {here['torch']}, {here['device'] if device == 'cuda' else 'cpu'}"
+    return f"{name_commit(here)}, torch {here['torch']}, {here['device'] if device == 'cuda' else 'cpu'}"
 
 
 def main(argv: list[str]) -> None:
@@ -165,21 +166,6 @@ def main(argv: list[str]) -> None:
         report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
     if figures:
         report.emit(console, f"python -m clead.report {' '.join(map(str, arguments.models))} draws the figures")
-
-
-def add_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Add rows to ``folder/results.json``, measures to ``folder/measures.json``; one with the key of an older one
-    replaces it, all others stay.
-    """
-    if "value" in rows[0]:
-        add_entries(folder / "measures.json", rows)
-        return
-    if (folder / "config.json").is_file():
-        RunFolder(folder).add_results(list(rows))
-        return
-    file = folder / "results.json"
-    merged = {row_key(row): row for row in [*read_results(file), *rows]}
-    write_results(file, list(merged.values()))
 
 
 def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
@@ -246,16 +232,24 @@ def with_suspicions(session: Session, opened: Opened, console: Console, versions
     for index, folder in enumerate(opened.folders):
         run = opened.subject.key["run"] if index == 0 else folder.name
         key = {**opened.subject.key, "run": run, "samples": len(opened.subject.samples), "versions": versions}
-        add_entries(folder / "sanity.json", [{**key, "name": check.flag, **asdict(check)} for check in checks])
+        entries = [{**key, "name": check.flag, **asdict(check)} for check in checks]
+        add_entries(folder / "sanity.json", entries, opened.only(run))
     suspicions = tuple(check.flag for check in checks if check.found)
     return replace(opened, subject=replace(opened.subject, suspicions=(*opened.subject.suspicions, *suspicions)))
 
 
 def record(opened: Opened, row: Row, versions: str) -> Row:
-    """Write a row wherever the model's rows go; a comparison's row goes into the run beside it under that name."""
+    """Add a row to ``results.json``, or a measure to ``measures.json``, wherever the model's rows go.
+
+    A comparison's row goes into the run beside it under that name.
+    """
     row = {**row, "versions": versions}
     for index, folder in enumerate(opened.folders):
-        add_rows(folder, [row if index == 0 else {**row, "run": folder.name}])
+        named = row if index == 0 else {**row, "run": folder.name}
+        if "value" in row:
+            add_entries(folder / "measures.json", [named], opened.only(named["run"]))
+        else:
+            add_results(folder / "results.json", [named], opened.only(named["run"]))
     return row
 
 
@@ -263,9 +257,8 @@ def write_csv(folder: Path) -> None:
     """``results.csv``: the rows of results.json, flags separated by semicolons."""
     rows = read_results(folder / "results.json")
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    temporary = folder / ".tmp-results.csv"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({**row, "flags": ";".join(row["flags"] or ())} for row in rows)
-    temporary.replace(folder / "results.csv")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows({**row, "flags": ";".join(row["flags"] or ())} for row in rows)
+    write_atomic(folder / "results.csv", text.getvalue().encode())

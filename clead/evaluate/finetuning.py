@@ -18,7 +18,7 @@ from clead.engine.files import read_json, write_json
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.errors import UserError
-from clead.evaluate.models import Opened, subject_of
+from clead.evaluate.models import Opened, classifier_of, subject_of
 from clead.evaluate.session import Session
 from clead.loading import load
 from clead.methods import find_method
@@ -98,7 +98,7 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
             fit_on(model, stage, config, splits, branch, run, progress, meta, on_test=on_test)
             run.finish_stage(stage)
     subject = subject_of(
-        model,
+        classifier_of(model, branch, config),
         branch,
         splits.test,
         config,

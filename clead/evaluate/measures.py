@@ -12,7 +12,7 @@ from torch import Tensor
 from clead.attacks import frozen
 from clead.augment import find_augmentation
 from clead.engine.files import read_json, write_json
-from clead.engine.results import Row
+from clead.engine.results import Row, renamed
 from clead.errors import UserError
 from clead.evaluate.models import Opened
 from clead.protocols.corruptions.evaluation import STYLE
@@ -30,11 +30,18 @@ SCHEMA = 1
 KEY = ("run", "model", "protocol", "bn_branch", "dataset", "split", "seed", "name", "of")
 
 
-def add_entries(file: Path, entries: Sequence[dict[str, Any]]) -> None:
-    """Add to a file such as ``measures.json``; an entry with the key of an older one replaces it."""
+def add_entries(file: Path, entries: Sequence[dict[str, Any]], run: str | None) -> None:
+    """Add to a file such as ``measures.json``; an entry with the key of an older one replaces it.
+
+    Args:
+        file: the file; made where it is missing.
+        entries: what to add.
+        run: the name that the run of all entries there has now; None where the file has entries of several.
+    """
     found = read_json(file, schema=SCHEMA).get(file.stem) if file.exists() else []
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise UserError(f"{file}: expected a list of objects under {file.stem}, found {found!r:.60}")
+    found = found if run is None else [renamed(entry, run) for entry in found]
     merged = {tuple(entry.get(name) for name in KEY): entry for entry in [*found, *entries]}
     write_json(file, {"schema": SCHEMA, file.stem: list(merged.values())})
 

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from clead.cli import read_config
-from clead.config import CLASSIFIER_STAGES, TrainConfig
+from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
 from clead.errors import UserError
@@ -22,7 +22,6 @@ from clead.models import Model
 from clead.protocols.subject import Classifier, Subject
 from clead.sources import Sources
 
-LABELS = ("undefended", "random")
 NEED_CLASSIFIER = {"attacks", "transfer", "corruptions", "sweep_eps", "sweep_steps"}
 """The protocols that look at the classifier that the model came with."""
 
@@ -40,6 +39,7 @@ class Opened:
         folders: whose results.json gets the rows.
         run: the run folder it is from; None for a model from outside.
         whole: the run was named, not one of its checkpoints.
+        shared: rows of other models go there too (``--out``).
     """
 
     subject: Subject
@@ -50,11 +50,16 @@ class Opened:
     folders: tuple[Path, ...]
     run: Path | None = None
     whole: bool = False
+    shared: bool = False
 
     @property
     def classifies(self) -> bool:
         """Whether it gives logits; a model of the pre-training alone may not."""
         return not isinstance(self.model, Model) or "classifier" in self.model.heads
+
+    def only(self, run: str) -> str | None:
+        """``run``, if all rows where its rows go are its own, whatever it was called when they were written."""
+        return None if self.shared else run
 
 
 def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> Opened:
@@ -78,10 +83,10 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
     dataset, splits = _data(config, stage, arguments, sources)
     splits = splits.to(device)
     protocol = "end_to_end" if labelled and stage == "pretrain" else stage
-    compared = run.resolve().parent.name == "comparisons" and run.resolve().name in LABELS
+    compared = run.resolve().parent.name == "comparisons" and run.resolve().name in get_args(Comparison)
     name = f"{run.resolve().name}/{stage}-{int(step)}" if single else run.resolve().name
     subject = subject_of(
-        model,
+        classifier_of(model, model.evaluation_branch, config),
         model.evaluation_branch,
         splits.test,
         config if arguments.seed is None else replace(config, seed=arguments.seed),
@@ -96,18 +101,24 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
         batch_size=arguments.batch_size,
         flags=find_method(method)(config).flags(protocol),
     )
-    if arguments.out:
+    shared = arguments.out is not None
+    if shared:
         folders = [arguments.out]
     elif single:
         folders = [run / "evaluations" / found.resolve().name]
     else:
         folders = [run, *([run.resolve().parent.parent] if compared else [])]
-    return Opened(subject, model, method, config, splits, tuple(folders), run, whole=not single)
+    return Opened(subject, model, method, config, splits, tuple(folders), run, whole=not single, shared=shared)
+
+
+def classifier_of(model: Model, branch: str, config: TrainConfig) -> Classifier:
+    """The classifier of a model through the batch-norm branch ``branch``, with the temperature of its training."""
+    return Classifier.of(model, branch, getattr(config, "temperature", 0.5))
 
 
 def subject_of(
-    model: Model,
-    branch: str,
+    classifier: Classifier,
+    branch: str | None,
     test: Dataset,
     config: TrainConfig,
     *,
@@ -117,11 +128,11 @@ def subject_of(
     batch_size: int,
     flags: Sequence[str] = (),
 ) -> Subject:
-    """What the protocols look at in a model with a classifier.
+    """What the protocols look at.
 
     Args:
-        model: the model.
-        branch: its batch-norm branch.
+        classifier: of the model.
+        branch: its batch-norm branch; None where that has no meaning.
         test: the images, of which ``first_samples`` count.
         config: what it was trained with; its seed is that of the random starts.
         name: for people.
@@ -131,11 +142,16 @@ def subject_of(
         flags: what every row must say.
     """
     fixed = {"bn_branch": branch, "split": "test", "seed": config.seed, "dtype": "float32"}
-    classifier = Classifier.of(model, branch, getattr(config, "temperature", 0.5))
-    looked_at = first_samples(test, samples)
-    key, impl = {**key, **fixed}, config.impl
     return Subject(
-        name, classifier, test, looked_at, key, config.seed, impl, batch_size=batch_size, suspicions=tuple(flags)
+        name,
+        classifier,
+        test,
+        first_samples(test, samples),
+        {**key, **fixed},
+        config.seed,
+        config.impl,
+        batch_size=batch_size,
+        suspicions=tuple(flags),
     )
 
 

@@ -7,7 +7,6 @@ import importlib
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,12 @@ from clead.config import EvaluationConfig, LogisticRegressionConfig, OptimizerCo
 from clead.data import Splits
 from clead.errors import UserError, one_line
 from clead.evaluate.libraries import is_of_a_library, open_pretrained
-from clead.evaluate.models import Opened, first_samples
+from clead.evaluate.models import Opened, subject_of
 from clead.models import LinearHead, Model
 from clead.models.official import FORMATS, read_official
 from clead.protocols.encode import encode
 from clead.protocols.logistic_regression import fit_linear
-from clead.protocols.subject import Classifier, Subject
+from clead.protocols.subject import Classifier
 
 # ACL's fine-tuning of a linear classifier: 25 epochs, the rate a tenth from 15 and a hundredth from 20 on.
 _LINEAR = LogisticRegressionConfig(
@@ -67,21 +66,19 @@ def open_outside(path: Path, arguments: argparse.Namespace) -> Opened:
     else:
         classifier = Classifier(module, partial(_logits, path, module))
     _check_logits(path, classifier, splits)
-    test = splits.test
-    key: dict[str, Any] = {
-        "run": name,
-        "model": "trained",
-        "protocol": protocol,
-        "bn_branch": branch,
-        "dataset": arguments.data,
-        "split": "test",
-        "seed": seed,
-        "dtype": "float32",
-    }
-    samples = first_samples(test, arguments.samples)
-    subject = Subject(str(path), classifier, test, samples, key, seed, batch_size=arguments.batch_size)
-    config = TrainConfig(data=arguments.data, augment="crop_flip", evaluation=EvaluationConfig(eps=(8 / 255,)))
-    return Opened(subject, module, arguments.format or "outside", config, splits, (arguments.out,))
+    radius = EvaluationConfig(eps=(8 / 255,))
+    config = TrainConfig(data=arguments.data, augment="crop_flip", seed=seed, evaluation=radius)
+    subject = subject_of(
+        classifier,
+        branch,
+        splits.test,
+        config,
+        name=str(path),
+        key={"run": name, "model": "trained", "protocol": protocol, "dataset": arguments.data},
+        samples=arguments.samples,
+        batch_size=arguments.batch_size,
+    )
+    return Opened(subject, module, arguments.format or "outside", config, splits, (arguments.out,), shared=True)
 
 
 def _is_named(path: Path) -> bool:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clead.attacks.autoattack import available as autoattack_available
-from clead.config import Encoding, TrainConfig
-from clead.engine.results import Row, read_results, row_key
+from clead.config import Comparison, Encoding, TrainConfig
+from clead.engine.results import Row, read_results, renamed, row_key
 from clead.errors import UserError
 from clead.evaluate.measures import encoding_measures
-from clead.evaluate.models import LABELS, Opened, open_model
+from clead.evaluate.models import Opened, open_model
 from clead.evaluate.outside import is_outside, open_outside
 from clead.methods import find_method
 from clead.models import Model
@@ -61,7 +61,8 @@ def open_all(arguments: argparse.Namespace, sources: Sources) -> list[Opened]:
     for path in arguments.models:
         paths.append(path)
         if arguments.comparisons:
-            paths += [path / "comparisons" / name for name in LABELS if (path / "comparisons" / name).is_dir()]
+            compared = (path / "comparisons" / name for name in get_args(Comparison))
+            paths += [folder for folder in compared if folder.is_dir()]
     runs = all(path.is_dir() for path in paths) and not any(is_outside(path, arguments) for path in paths)
     if arguments.data is not None and runs:
         raise UserError(f"--data is for models from outside, got {arguments.data}; a run is evaluated on its own data")
@@ -108,8 +109,10 @@ def sweep_steps(session: Session, opened: Opened) -> Iterator[Row]:
 
 def _swept(opened: Opened, cases: list[tuple[AttackSpec, float]]) -> Iterator[Row]:
     """The rows of a sweep, except those that are in the table already and would leave it as rows of a sweep."""
-    files = [folder / "results.json" for folder in opened.folders]
-    table = {row_key(row) for file in files for row in read_results(file) if "sweep" not in (row.get("flags") or ())}
+    run = opened.only(opened.subject.key["run"])
+    found = read_results(opened.folders[0] / "results.json")
+    found = found if run is None else [renamed(row, run) for row in found]
+    table = {row_key(row) for row in found if "sweep" not in (row.get("flags") or ())}
     yield from (row for row in sweep(opened.subject, cases) if row_key(row) not in table)
 
 

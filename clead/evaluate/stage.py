@@ -16,7 +16,7 @@ from clead.engine.files import write_atomic
 from clead.engine.progress import Stage
 from clead.engine.results import Row, row_key
 from clead.errors import UserError
-from clead.evaluate.models import first_samples, subject_of
+from clead.evaluate.models import classifier_of, first_samples, subject_of
 from clead.models import Model
 from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.knn import knn
@@ -65,7 +65,7 @@ def subjects(session: Session) -> Iterator[Subject]:
 def _subject(session: Session, model: Model, branch: str, test: Dataset, protocol: str, dataset: str) -> Subject:
     config, folder = session.config, session.folder
     return subject_of(
-        model,
+        classifier_of(model, branch, config),
         branch,
         test,
         config,

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from clead.figures.files import MissingFile, read_method, read_results, write_figure
-from clead.figures.style import COLOURS, INK, TEXT, model_name, new_figure, plain_axes, subtitle
+from clead.figures.style import COLOURS, INK, OUR_GENERATOR, TEXT, model_name, new_figure, plain_axes, subtitle
 
-OURS = "cifar10c_style"  # the flag of rows from our own generator
 Bars = dict[str, dict[str, list[float]]]
 
 
@@ -22,7 +21,7 @@ def figure(run: Path) -> Figure:
     if not rows:
         command = f"python -m clead.evaluate {run} --protocols corruptions"
         raise MissingFile(f"{run / 'results.json'}: expected rows on corrupted images, found none; {command}")
-    official = [row for row in rows if OURS not in (row.get("flags") or ())]
+    official = [row for row in rows if OUR_GENERATOR not in (row.get("flags") or ())]
     rows = official or rows
     bars = group(rows)
     types = ["mean of all", *dict.fromkeys(row["corruption"] for row in rows)]

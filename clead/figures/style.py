@@ -27,6 +27,7 @@ TITLE_LETTERS, SUBTITLE_LETTERS = 48, 66  # to a line
 
 METHOD_NAMES = {"clead": "C-LEAD", "ce": "CE", "simclr": "SimCLR", "pgd_at": "PGD-AT"}
 MODEL_NAMES = {"undefended": "ce, no defence", "random": "random encoder"}
+OUR_GENERATOR = "cifar10c_style"  # the flag of rows on images that clead itself corrupted
 ATTACK_NAMES = {"fgsm": "FGSM", "cw": "CW"}
 STAGE_NAMES = {
     "pretrain": "pre-training",

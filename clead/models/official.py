@@ -31,6 +31,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clead.data.imagenet_val import STATISTICS as IMAGENET
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig
 from clead.models.model import Model
@@ -39,7 +40,6 @@ from clead.models.resnet import Padding, ResNet, Stem
 from clead.models.weight_files import fill, listed, read_file, renamed, weights_of
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

@@ -2,7 +2,7 @@
 
 from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.encode import encode
-from clead.protocols.finetune import finetune
+from clead.protocols.finetune import fine_tuning
 from clead.protocols.knn import knn, knn_predict
 from clead.protocols.logistic_regression import logistic_regression
 from clead.protocols.robustness import attack_all, robustness
@@ -15,7 +15,7 @@ __all__ = [
     "encode",
     "find_attack",
     "find_attacks",
-    "finetune",
+    "fine_tuning",
     "knn",
     "knn_predict",
     "logistic_regression",

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from clead.attacks import Constraint, Objective, attack, frozen
 from clead.attacks.autoattack import autoattack
-from clead.attacks.contrastive import instance_loss
+from clead.attacks.contrastive import info_nce_against
 from clead.attacks.cw_l2 import cw_l2
-from clead.attacks.mifgsm import mifgsm
 from clead.attacks.one_step import rfgsm
 from clead.config import Impl
 from clead.errors import UserError
@@ -144,7 +143,9 @@ def _lifted_where_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits, labels) + math.log(logits.shape[1]) * wrong
 
 
-def _ascend(spec: AttackSpec, problem: Problem, objective: Objective, *, best: bool) -> Perturbed:
+def _ascend(
+    spec: AttackSpec, problem: Problem, objective: Objective, *, best: bool, momentum: float | None = None
+) -> Perturbed:
     assert spec.steps is not None and spec.relative_step is not None
     x_adv = attack(
         objective,
@@ -155,6 +156,7 @@ def _ascend(spec: AttackSpec, problem: Problem, objective: Objective, *, best: b
         random_start=spec.random_start,
         keep="best" if best else "last",
         rng=problem.rng,
+        momentum=momentum,
         impl=problem.impl,
     )
     return Perturbed(x_adv)
@@ -191,17 +193,8 @@ def rfgsm_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
 
 
 def mifgsm_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
-    """Steps along the sum of normalised gradients."""
-    assert spec.steps is not None and spec.relative_step is not None
-    x_adv = mifgsm(
-        problem.objective(cross_entropy),
-        problem.x,
-        constraint=problem.constraint,
-        steps=spec.steps,
-        step_size=spec.relative_step * problem.eps,
-        impl=problem.impl,
-    )
-    return Perturbed(x_adv)
+    """Steps along the sum of normalised gradients (MI-FGSM; Dong et al., CVPR 2018, arXiv:1710.06081, algorithm 1)."""
+    return _ascend(spec, problem, problem.objective(cross_entropy), best=False, momentum=1.0)
 
 
 def contrastive_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
@@ -212,7 +205,7 @@ def contrastive_attempt(spec: AttackSpec, problem: Problem) -> Perturbed:
     *_, encode = classifier.encodings.values()
     with frozen(classifier.module), torch.no_grad():
         anchors = encode(problem.x)
-    loss = instance_loss(anchors, temperature=classifier.temperature, impl=problem.impl)
+    loss = info_nce_against(anchors, temperature=classifier.temperature, impl=problem.impl)
     return _ascend(spec, problem, Objective(classifier.module, encode, loss), best=False)
 
 

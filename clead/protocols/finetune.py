@@ -18,9 +18,7 @@ from clead.attacks import Constraint, attack, frozen
 from clead.augment import find_augmentation
 from clead.config import AdvFinetuneConfig, FinetuneConfig, Impl, OnNonfinite, SpeedConfig, Stage
 from clead.data import Dataset, Splits
-from clead.engine.loop import Fit, fit
-from clead.engine.progress import Progress
-from clead.engine.run import RunFolder
+from clead.engine.loop import Fit
 from clead.losses import kl_divergence, trades_loss
 from clead.methods.base import Batch
 from clead.methods.inner import Inner
@@ -106,7 +104,7 @@ class Classification:
 def loss_of(
     model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl, *, fold: bool = True
 ) -> tuple[nn.Module, Callable[[Batch], dict[str, Tensor]]]:
-    """What a stage trains of a model with a classifier, and the terms of its loss on a batch; see ``finetune``."""
+    """What a stage trains of a model with a classifier, and the terms of its loss on a batch; see ``fine_tuning``."""
     head = model.heads["classifier"]
     task = Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
 
@@ -122,7 +120,7 @@ def on_features(stage: Stage, config: FinetuneConfig) -> bool:
     return stage == "linear_eval" and config.augment == "none"
 
 
-def finetune(
+def fine_tuning(
     model: Model,
     stage: Stage,
     config: FinetuneConfig,
@@ -132,18 +130,17 @@ def finetune(
     seed: int,
     impl: Impl,
     checkpoint_every: int,
-    folder: RunFolder,
-    progress: Progress,
     meta: dict[str, object],
     checkpoint_minutes: float = 0.0,
     on_nonfinite: OnNonfinite = "stop",
     on_test: bool = False,
     prefetch: int = 0,
     fold: bool = True,
-) -> None:
-    """Train ``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder.
+    features: Tensor | None = None,
+) -> Fit:
+    """``model.heads["classifier"]``, in the stages of WITH_ENCODER together with the encoder, to be trained by ``fit``.
 
-    A frozen encoder is in eval mode; if the images are neither augmented nor attacked, each is encoded once.
+    A frozen encoder is in eval mode; if the images are neither augmented nor attacked, each is encoded once, here.
 
     Args:
         model: its classifier is replaced by a new one, as wide as the data has classes.
@@ -154,14 +151,13 @@ def finetune(
         seed: seed of the run.
         impl: implementation of the perturbation operators.
         checkpoint_every: epochs between checkpoints.
-        folder: the run.
-        progress: where to show progress.
         meta: what a checkpoint says of the model.
         checkpoint_minutes: minutes after which one is due in any case; 0 goes by epochs only.
         on_nonfinite: what a loss or gradient that is not finite does.
         on_test: the best epoch is chosen on ``test``, whatever ``config.select`` says.
         prefetch: batches that a thread fetches before their step, where images are fetched.
         fold: attack a copy of the model in which batch norm is folded, the same up to rounding.
+        features: [N, feature_dim] to take for what the encoder makes of the training images; None encodes them.
     """
     model.eval()
     train = splits.train
@@ -174,28 +170,25 @@ def finetune(
     images: Callable[[Tensor], Tensor] = train.batch
     fetched = train.remote
     if on_features(stage, config):
-        images, fetched = encode(model, train, branch=branch).__getitem__, False
+        encoded = encode(model, train, branch=branch) if features is None else features
+        images, fetched = encoded.__getitem__, False
     chosen_on = splits.test if on_test else splits.val
-    fit(
-        Fit(
-            stage=stage,
-            model=model,
-            trained=trained,
-            loss=loss,
-            images=images,
-            labels=train.labels,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            optimizer=config.optimizer,
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-            checkpoint_minutes=checkpoint_minutes,
-            on_nonfinite=on_nonfinite,
-            prefetch=prefetch if fetched else 0,
-            meta=meta,
-            score=(lambda: task.accuracy(chosen_on, seed)) if on_test or config.select == "best_val" else None,
-            scored_on="test" if on_test else "val",
-        ),
-        folder,
-        progress,
+    return Fit(
+        stage=stage,
+        model=model,
+        trained=trained,
+        loss=loss,
+        images=images,
+        labels=train.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        checkpoint_minutes=checkpoint_minutes,
+        on_nonfinite=on_nonfinite,
+        prefetch=prefetch if fetched else 0,
+        meta=meta,
+        score=(lambda: task.accuracy(chosen_on, seed)) if on_test or config.select == "best_val" else None,
+        scored_on="test" if on_test else "val",
     )

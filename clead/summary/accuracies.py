@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from clead.figures.style import data_name, format_eps, model_name
+from clead.figures.style import OUR_GENERATOR, data_name, format_eps, model_name
 from clead.figures.table import Column, Line, Row, arrange, is_plain, ordered_columns
 from clead.recipes.tables import TRANSFER
 from clead.summary.blocks import Table
@@ -88,7 +88,7 @@ def corruption_table(groups: Sequence[Group]) -> Table | None:
     for group in groups:
         for row in (row for run in group.runs for row in run.rows):
             if row.get("corruption") and row.get("severity") and row.get("accuracy") is not None:
-                source = "our generator" if "cifar10c_style" in (row.get("flags") or ()) else "official files"
+                source = "our generator" if OUR_GENERATOR in (row.get("flags") or ()) else "official files"
                 model = f"{group.name}: {model_name(row['model'], group.first.method)}"
                 line = found.setdefault((model, str(row.get("dataset")), source), {})
                 line.setdefault(row["severity"], []).append(row)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from clead.errors import UserError
 from clead.figures.files import MissingFile, read_object
-from clead.figures.style import format_eps
+from clead.figures.style import OUR_GENERATOR, format_eps
 from clead.figures.table import Row
 from clead.summary.runs import Group, Run
 
-NO_WARNING = {"sweep", "headline", "cifar10c_style"}
+NO_WARNING = {"sweep", "headline", OUR_GENERATOR}
 
 
 def flags_of(groups: Sequence[Group]) -> list[str]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from clead.engine.environment import name_commit
 from clead.engine.files import write_atomic
 from clead.errors import UserError
 from clead.figures import FIGURES
@@ -90,9 +91,8 @@ def commands_of(groups: Sequence[Group]) -> list[Block]:
 def environment_of(run: Run) -> str:
     """Commit, versions and device of a run, in one line."""
     here = run.environment
-    commit = f"{str(here.get('commit') or 'unknown')[:12]}{'+changes' if here.get('dirty') else ''}"
     rest = [f"{name} {here[name]}" for name in ("torch", "python", "device", "platform") if here.get(name)]
-    return ", ".join([f"{run.name}: commit {commit}", *rest])
+    return ", ".join([f"{run.name}: {name_commit(here)}", *rest])
 
 
 def _quoted(run: Run) -> str:

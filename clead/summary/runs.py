@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clead.engine.results import renamed
 from clead.figures.files import MissingFile, read_config, read_method, read_object, read_results, read_state
 from clead.figures.style import method_name
 from clead.figures.table import Row
@@ -89,7 +90,7 @@ def read_run(path: Path) -> Run:
     values = config.get("values")
     values = values if isinstance(values, dict) else {}
     try:
-        rows = read_results(path)
+        rows = [renamed(row, path.resolve().name) for row in read_results(path)]
     except MissingFile:
         rows = []
     try:

@@ -1,4 +1,6 @@
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ def test_what_is_wrong_is_named(images, tmp_path, cache, monkeypatch):
 
     broken = images / "train" / "bee" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    refused(r"3\.png: expected an image .*found damage")
+    refused(rf"^{broken}: expected an image .*found damage")
     draw(broken, (0, 0, 0))
     monkeypatch.setattr(decoded, "MAX_PIXELS", 40 * 30 - 1)
     refused(r"expected at most 1,199 pixels, found 40x30")
@@ -99,6 +101,18 @@ def test_a_full_or_forbidden_disk_leaves_nothing(images, cache, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         load("folder", images, image_size=8)
     assert list(cache.iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_left_alone(images, cache, monkeypatch):
+    needed = 30 * 3 * 8 * 8
+    for free, fits in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if fits:
+            load("folder", images, image_size=8)
+            continue
+        with pytest.raises(UserError, match=rf"^{cache}: expected 5,760 bytes free for .*, found 5,759; .*CLEAD_CACHE"):
+            load("folder", images, image_size=8)
+        assert list(cache.iterdir()) == []
 
 
 @pytest.fixture

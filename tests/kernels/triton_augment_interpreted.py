@@ -45,6 +45,15 @@ def test_what_is_no_number_is_not_made_one():
     assert augment(torch.full((2, 3, 4, 4), float("nan")), steps, impl="triton").isnan().all()
 
 
+def test_one_pixel_that_is_no_number_leaves_the_others_as_they_are():
+    images = noise(2, 3, 4, 4).float()
+    images[0, :, 1, 2] = float("nan")
+    steps = [("jitter", torch.tensor([[1, 1.1, 0.5, 0.8, 0.1]] * 2).double().T.contiguous())]
+    found, expected = (augment(images, steps, impl=impl) for impl in ("triton", "reference"))
+    assert found.isnan().sum() == expected.isnan().sum() == 3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, equal_nan=True)
+
+
 def test_an_order_that_it_cannot_follow_is_refused():
     for names in (("crop", "affine"), ("jitter", "crop", "grayscale"), ("grayscale", "jitter"), ("flip", "flip")):
         with pytest.raises(NotImplementedError, match="order=any; augment has .*order one geometry, colours before"):

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from clead.config import AdvFinetuneConfig, AttackConfig, FinetuneConfig, LinearEvalConfig, OptimizerConfig, SpeedConfig
 from clead.data import load_digits
+from clead.engine.loop import fit
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.methods.base import Batch
 from clead.methods.inner import Inner
 from clead.models import BatchNormConfig, LinearHead, Model, Projector, build_encoder, initialise
-from clead.protocols.finetune import Classification, finetune
+from clead.protocols.finetune import Classification, fine_tuning
 from clead.rng import Rng, permutation
 
 ATTACK = AttackConfig(eps=0.15, step_size=0.05, steps=3)
@@ -44,19 +45,9 @@ def new_model(*heads, branches=("clean", "adv")):
 
 def train(stage, model, splits, path, **changes):
     with RunFolder.create(path, resume=True, overwrite=False) as folder:
-        finetune(
-            model,
-            stage,
-            replace(CONFIGS[stage], **changes),
-            splits,
-            branch="clean",
-            seed=3,
-            impl="auto",
-            checkpoint_every=1,
-            folder=folder,
-            progress=Progress(Console(quiet=True)),
-            meta={},
-        )
+        settings = replace(CONFIGS[stage], **changes)
+        fixed = {"branch": "clean", "seed": 3, "impl": "auto", "checkpoint_every": 1, "meta": {}}
+        fit(fine_tuning(model, stage, settings, splits, **fixed), folder, Progress(Console(quiet=True)))
     return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 

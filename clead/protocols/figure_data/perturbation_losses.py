@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clead.attacks import Constraint, Objective, attack, frozen
-from clead.attacks.contrastive import instance_loss
+from clead.attacks.contrastive import info_nce_against
 from clead.protocols.figure_data.base import FigureData, Look
 from clead.rng import Rng
 
@@ -49,7 +49,7 @@ def _losses(look: Look, kind: str, x: Tensor, labels: Tensor, samples: Tensor, e
     _, encode = look.encoders()[-1]
     with frozen(classifier.module), torch.no_grad():
         anchors = encode(x)
-    loss = instance_loss(anchors, temperature=classifier.temperature, impl=look.subject.impl)
+    loss = info_nce_against(anchors, temperature=classifier.temperature, impl=look.subject.impl)
     objective = Objective(classifier.module, encode, loss)
     rng = Rng.create(look.subject.seed, "eval_attack", samples)
     if kind == "random":

@@ -196,7 +196,9 @@ def mean_kernel(
             "none" if COLORS_FIRST else GEOMETRY, PLACE, -1 if COLORS_FIRST else FLIP_FIRST, -1, -1, -1, 3,
         )  # fmt: skip
         red, green, blue = brightened(red, green, blue, parameters, columns, column, BRIGHTNESS, JITTER)
-        total += tl.where(there, (luma(red, green, blue) * WHOLE).to(tl.int64), 0)
+        light = luma(red, green, blue)
+        light = tl.where(light == light, light, 0.0)  # NaN is no integer
+        total += tl.where(there, (light * WHOLE).to(tl.int64), 0)
     mean = tl.sum(total, axis=0).to(tl.float64) / (WHOLE * (height * width).to(tl.float64))
     tl.store(means + column, mean.to(tl.float32))
 

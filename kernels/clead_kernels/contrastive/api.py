@@ -199,7 +199,7 @@ def sup_con(
         candidates: [N, d], another set to contrast with, e.g. adversarial views; None = the embeddings themselves.
         candidate_labels: integers [N], required with ``candidates``.
         self_index: int64 [M], the candidate that is the row itself and is left out, -1 = none; only with
-            ``candidates``. ASCL's loss (Fan et al., eq. 9) has clean rows among clean and adversarial candidates.
+            ``candidates``. ASCL's loss (Li et al., 2023, eq. 9) has clean rows among clean and adversarial candidates.
         false_negatives: see the module; only pairs of different labels can be false negatives.
         positives_reduction: see the module.
         denominator: see the module.
