@@ -22,9 +22,6 @@ class Unavailable(Exception):
     """Why a contender cannot run a case."""
 
 
-# --- the papers' eager form ------------------------------------------------------------------------------------------
-
-
 def eager_nt_xent(x: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> Tensor:
     """``nt_xent`` of the Adversarial-Contrastive-Learning repository: a mask of large negatives, then cross-entropy.
 
@@ -90,9 +87,6 @@ def eager_instance_margin(a: Tensor, b: Tensor, *, case: Loss, labels: Tensor | 
     return rows.mean() if reduction == "mean" else rows
 
 
-# --- similarity ------------------------------------------------------------------------------------------------------
-
-
 def eager_similarity(a: Tensor, b: Tensor, *, case: Similarity) -> Tensor:
     return F.normalize(a, dim=1) @ F.normalize(b, dim=1).t() / case.temperature
 
@@ -100,9 +94,6 @@ def eager_similarity(a: Tensor, b: Tensor, *, case: Similarity) -> Tensor:
 def eager_topk(queries: Tensor, bank: Tensor, *, case: Similarity) -> tuple[Tensor, Tensor]:
     best = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).t()).topk(case.k, dim=1)
     return best.values, best.indices
-
-
-# --- lines: the least that such an op must do, and no more -----------------------------------------------------------
 
 
 def products(case: Loss | Similarity, inputs: Inputs) -> list[Callable[[], object]]:

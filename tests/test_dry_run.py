@@ -2,10 +2,15 @@ import re
 
 import pytest
 
-from clead import train
+from clead import dry_run, train
 from clead.dry_run import Estimate, _duration
 
 TINY = ["--batch-size", "64", "--linear-eval.epochs", "4", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(dry_run, "MEASURED", 3)
 
 
 @pytest.mark.parametrize("method", ["simclr", "acl", "ifnd", "trades"])

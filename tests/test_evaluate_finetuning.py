@@ -19,7 +19,7 @@ from clead.engine.results import KEY
 from clead.errors import UserError
 from clead.evaluate import finetuning
 from clead.evaluate.command import main
-from clead.models import BatchNormConfig, LinearHead, Model, ResNet, initialise
+from clead.models import BatchNormConfig
 from clead.recipes import RECIPES
 
 STAGES = ("linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune")
@@ -190,18 +190,7 @@ def test_an_interrupted_fine_tuning_goes_on_where_it_stopped(run, tmp_path, monk
     assert rows(tmp_path / "parts") != [] and same_but_for_time(rows(tmp_path / "parts"), rows(tmp_path / "whole"))
 
 
-def test_an_encoder_from_outside(tmp_path, monkeypatch):
-    bn = BatchNormConfig(("clean", "adv"), "adv")
-    encoder = ResNet(18, in_channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), bn=bn, width=4)
-    initialise(Model(encoder, {"classifier": LinearHead(32, 2)}), 0)
-    state = {}
-    for key, value in encoder.state_dict().items():
-        key = key.replace(".branch.clean", ".bn_list.0").replace(".branch.adv", ".bn_list.1")
-        key = key.replace("downsample.0", "downsample.conv").replace("downsample.1", "downsample.bn")
-        if not key.startswith("normalize"):
-            state[key] = value
-    torch.save({"state_dict": state}, tmp_path / "acl.pt")
-
+def test_an_encoder_from_outside(acl_file, tmp_path, monkeypatch):
     def coloured(*args, **options):
         splits = seven_letters()
         parts = {name: getattr(splits, name) for name in ("train", "val", "test")}
@@ -210,7 +199,7 @@ def test_an_encoder_from_outside(tmp_path, monkeypatch):
     monkeypatch.setitem(data.DATASETS, "letters", coloured)
     common = ["--format", "acl", "--data", "letters", "--out", str(tmp_path / "out"), *FEW]
     settings = ["--adv-finetune.epochs", "1", "--adv-finetune.attack.steps", "1"]
-    main([str(tmp_path / "acl.pt"), *common, "--protocols", "adv_finetune", *settings])
+    main([str(acl_file), *common, "--protocols", "adv_finetune", *settings])
     found = rows(tmp_path / "out")
     assert {(row["run"], row["protocol"], row["dataset"], row["bn_branch"]) for row in found} == {
         ("acl", "adv_finetune", "letters", "adv")

@@ -217,24 +217,8 @@ def test_a_part_of_a_folder_has_all_its_classes(images, tmp_path, monkeypatch):
     assert rows(tmp_path / "out")["clean", None]["flags"] == ["subset"]
 
 
-@pytest.fixture
-def official(tmp_path):
-    """An ACL pre-training's file: two batch norms, of which the adversarial one differs."""
-    bn = BatchNormConfig(("clean", "adv"), "adv")
-    encoder = ResNet(18, in_channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), bn=bn, width=4)
-    initialise(Model(encoder, {"classifier": LinearHead(32, 2)}), 0)
-    state = {}
-    for key, value in encoder.state_dict().items():
-        key = key.replace(".branch.clean", ".bn_list.0").replace(".branch.adv", ".bn_list.1")
-        key = key.replace("downsample.0", "downsample.conv").replace("downsample.1", "downsample.bn")
-        if not key.startswith("normalize"):
-            state[key] = value + 0.1 if "bn_list.1" in key else value
-    torch.save({"state_dict": state}, tmp_path / "acl.pt")
-    return tmp_path / "acl.pt"
-
-
-def test_an_official_encoder_gets_a_linear_classifier(images, official, tmp_path):
-    arguments = [str(official), "--format", "acl", "--data", "folder", "--data-dir", str(images), "--image-size", "8"]
+def test_an_official_encoder_gets_a_linear_classifier(images, acl_file, tmp_path):
+    arguments = [str(acl_file), "--format", "acl", "--data", "folder", "--data-dir", str(images), "--image-size", "8"]
     arguments += ["--attacks", "fgsm", "--eps", "1/255", "--protocols"]
     main([*arguments, "attacks,knn,logistic_regression", "--out", str(tmp_path / "adv")])
     main([*arguments, "attacks,knn", "--out", str(tmp_path / "clean"), "--branch", "clean"])
@@ -248,15 +232,15 @@ def test_an_official_encoder_gets_a_linear_classifier(images, official, tmp_path
     with pytest.raises(UserError, match="--branch must be of clean, adv, got 'normal'"):
         main([*arguments, "attacks", "--out", str(tmp_path / "none"), "--branch", "normal"])
     with pytest.raises(UserError, match="acl.pt: expects images with 3 channels, found 1 in --data"):
-        main([str(official), "--format", "acl", "--data", "digits", "--out", str(tmp_path / "none")])
+        main([str(acl_file), "--format", "acl", "--data", "digits", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="acl.pt: a file of weights needs --format, one of acl, advcl, byol"):
-        main([str(official), *arguments[3:], "attacks", "--out", str(tmp_path / "none")])
+        main([str(acl_file), *arguments[3:], "attacks", "--out", str(tmp_path / "none")])
     val = ["--data", "imagenet_val", "--data-dir", str(images), "--image-size", "7", "--out", str(tmp_path / "none")]
     with pytest.raises(UserError, match="acl.pt: expected labelled training images .* found none in --data"):
-        main([str(official), "--format", "acl", *val])
+        main([str(acl_file), "--format", "acl", *val])
     with pytest.raises(UserError, match="--protocols knn needs training images, found none in imagenet_val"):
-        main([str(official), "--format", "acl", *val, "--protocols", "attacks,knn"])
+        main([str(acl_file), "--format", "acl", *val, "--protocols", "attacks,knn"])
 
 
 def test_an_encoder_and_its_classifier_in_files_of_their_own(images, tmp_path):

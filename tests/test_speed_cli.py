@@ -9,7 +9,7 @@ from clead import train
 from clead.attacks import runner
 from clead.cli import read_config
 from clead.config import SpeedConfig
-from clead.engine import checkpoint, loop
+from clead.engine import checkpoint
 from clead.errors import UserError
 
 SHORT = ["--epochs", "2", "--train-samples", "96", "--batch-size", "32", "--checkpoint-every", "1"]
@@ -27,21 +27,12 @@ def losses(run):
 
 
 @pytest.mark.parametrize("method", ["acl", "dynacl"])
-def test_a_run_in_bfloat16_resumes_to_the_last_bit(method, tmp_path, monkeypatch):
+def test_a_run_in_bfloat16_resumes_to_the_last_bit(method, tmp_path, interrupted_at):
     whole, broken, plain = (tmp_path / name for name in ("whole", "broken", "plain"))
     train.main([method, *TINY, *FAST, "--out", str(whole)])
     assert read_config(whole / "config.json")[2].speed == SpeedConfig("bf16", channels_last=True)
-    step = loop._step
-
-    def interrupted(task, batch, *rest):
-        if batch.step == 4:
-            raise KeyboardInterrupt
-        return step(task, batch, *rest)
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(4):
         train.main([method, *TINY, *FAST, "--out", str(broken)])
-    monkeypatch.undo()
     train.main([method, "--resume", "--out", str(broken)])
     train.main([method, *TINY, "--out", str(plain)])
     one, other = weights(whole), weights(broken)

@@ -23,7 +23,7 @@ from clead.config import (
     LogisticRegressionConfig,
 )
 from clead.data import Dataset, load_digits
-from clead.engine import checkpoint, loop
+from clead.engine import checkpoint
 from clead.engine.progress import Progress
 from clead.errors import UserError
 from clead.evaluate import stage
@@ -126,22 +126,13 @@ def test_a_transferred_classifier_is_evaluated_on_its_own_data(run, letters, tmp
 
 
 @pytest.mark.parametrize("stage", ["adv_linear_eval", "full_finetune", "adv_finetune"])
-def test_resuming_a_stage_is_exact_to_the_last_bit(stage, run, tmp_path, monkeypatch):
+def test_resuming_a_stage_is_exact_to_the_last_bit(stage, run, tmp_path, interrupted_at):
     kind = FinetuneConfig(batch_size=100) if stage == "full_finetune" else SHORT
     settings = replace(kind, epochs=3, augment="digits", select="best_val", val_fraction=0.2)
     broken = shutil.copytree(run, tmp_path / "broken")
     resume(run, stage, checkpoint_every=1, **{stage: settings})
-    step = loop._step
-
-    def interrupted(task, batch, *rest):
-        if batch.step == 5:
-            raise KeyboardInterrupt
-        return step(task, batch, *rest)
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(5):
         resume(broken, stage, checkpoint_every=1, **{stage: settings})
-    monkeypatch.undo()
     resume(broken, stage)
     a, b = (checkpoint.load(checkpoint.latest(path / "checkpoints", stage)) for path in (run, broken))
     assert a.weights.keys() == b.weights.keys() and a.meta["selected"] == b.meta["selected"]

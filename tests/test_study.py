@@ -67,9 +67,12 @@ def test_an_attack_raises_the_contrastive_loss(splits, monkeypatch):
 def test_a_finished_run_is_measured_again_but_not_trained(splits, tmp_path, monkeypatch):
     def short(name):
         recipe = find_recipe(name)
-        return replace(recipe, config=replace(recipe.config, epochs=1))
+        config = recipe.config
+        return replace(recipe, config=replace(config, epochs=1, linear_eval=replace(config.linear_eval, epochs=2)))
 
     monkeypatch.setattr(study, "find_recipe", short)
+    for name in ("STEPS", "DRAWS"):
+        monkeypatch.setattr(study, name, 2)
     folder = tmp_path / "simclr-s0"
     first = study.study("simclr", 0, folder, splits, Progress())
     weights = load(folder).state_dict()

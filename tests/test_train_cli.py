@@ -16,7 +16,7 @@ import clead
 from clead import train
 from clead.cli import config_values, plans, read_config
 from clead.data import cifar10
-from clead.engine import checkpoint, loop
+from clead.engine import checkpoint
 from clead.engine.run import RunFolder
 from clead.errors import run_command
 
@@ -146,7 +146,7 @@ def test_a_folder_in_the_way_is_found_before_the_first_of_several_runs(tmp_path,
 
 
 @pytest.mark.parametrize("method", ["clead", "simclr", "ce", "pgd_at"])
-def test_resuming_is_exact_to_the_last_bit(method, tmp_path, monkeypatch):
+def test_resuming_is_exact_to_the_last_bit(method, tmp_path, interrupted_at):
     flags = [flag for flag in TINY if method in ("clead", "pgd_at") or flag not in ("--attack.steps", "1")]
     if method not in ("clead", "pgd_at"):
         flags = ["--epochs", "2", "--batch-size", "64", "--checkpoint-every", "1", "--stages", "pretrain"]
@@ -155,17 +155,8 @@ def test_resuming_is_exact_to_the_last_bit(method, tmp_path, monkeypatch):
     flags += ["--compare"] if method == "clead" else []
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train.main([method, *flags, "--out", str(whole)])
-    step = loop._step
-
-    def interrupted(task, batch, *rest):
-        if batch.step == 25:
-            raise KeyboardInterrupt
-        return step(task, batch, *rest)
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(25):
         train.main([method, *flags, "--out", str(broken)])
-    monkeypatch.undo()
     train.main([method, "--resume", "--out", str(broken)])
     a, b = (checkpoint.load(checkpoint.latest(run / "checkpoints")) for run in (whole, broken))
     assert a.weights.keys() == b.weights.keys()
