@@ -20,7 +20,8 @@ from clead.data import find_dataset
 from clead.engine.files import read_json
 from clead.errors import UserError
 from clead.methods import find_method
-from clead.recipes import RECIPES, Recipe, find_recipe
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.recipes import default_recipe, find_recipe
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,11 @@ def _starting_point(method: str | None, seen: argparse.Namespace) -> tuple[str, 
             "expected a method as the first argument, such as `python -m clead.train clead`; --list shows all"
         )
     find_method(method)
+    find_dataset(seen.data or "digits")
     chosen = find_recipe(seen.recipe) if seen.recipe else default_recipe(method, seen.data or "digits")
     if chosen.method != method:
         raise UserError(f"recipe {chosen.name!r} is for the method {chosen.method!r}, got {method!r}")
     return method, chosen.name, chosen.config
-
-
-def default_recipe(method: str, data: str) -> Recipe:
-    """The first recipe of a method for a data set; where it has none, that for CIFAR-10."""
-    find_dataset(data)
-    mine = [recipe for recipe in RECIPES.values() if recipe.method == method]
-    return next(recipe for name in (data, "cifar10") for recipe in mine if recipe.config.data == name)
 
 
 def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
@@ -138,6 +133,7 @@ def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[Trai
             None,
         ),
         ("config", Annotated[Path | None, tyro.conf.arg(help="Start from this config.json.")], None),
+        ("modules", Annotated[str | None, tyro.conf.arg(name="import", metavar="MODULE,…", help=IMPORT_HELP)], None),
         ("list", Annotated[bool, tyro.conf.arg(help="List the methods and leave.")], False),
     ]
     command = make_dataclass("Command", options, frozen=True)
@@ -175,7 +171,7 @@ def tyro_cli(command: Any, args: list[str], *, prog: str, description: str | Non
 
 
 def _sentence(box: str) -> str:
-    """The message inside tyro's box, and the nearest option it suggests.
+    """The message inside tyro's box, and the nearest of the options it suggests.
 
     The box has a title, then parts between rules: the message, suggestions, help. Its lines are drawn with box
     characters, with the title in the upper one, or with dashes, with the title on a line of its own.
@@ -184,10 +180,13 @@ def _sentence(box: str) -> str:
     parts = re.split(r"^(?:[╭╰]|[─-]{3}).*$", "\n".join(lines), flags=re.MULTILINE)
     parts = [" ".join(part.split()) for part in parts if part.strip()]
     message = parts[0 if "╭" in box else 1]
-    for part in parts:
-        if part.startswith("Perhaps you meant"):
-            nearest = re.findall(r"--[\w.-]+", part)[0]
-            message += f"; the nearest is {nearest}"
+    message = re.sub(r"invalid literal for int\(\) with base 10:", "expected an integer, got", message)
+    if message.startswith("Unrecognized options: "):
+        words = message.partition(": ")[2].split(", ")
+        flags = [word for word in words if word.startswith("--")] or words  # the others are values of the flags
+        message = f"unknown option {', '.join(flags)}"
+        found = [flag for part in parts if part.startswith("Perhaps") for flag in re.findall(r"(?<!\S)--[\w.-]+", part)]
+        message += "".join(f"; the nearest is {flag}" for flag in difflib.get_close_matches(flags[0], found, 1, 0.0))
     # A flag's name is wanted, and that of a group inside another; elsewhere our messages name the setting themselves.
     return re.sub(r"^Error parsing (?:(?=--)|settings\.(?=[\w-]+\.)|[\w.-]*: )", "", message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -31,6 +32,14 @@ class NewerFile(UserError):
 def one_line(error: BaseException) -> str:
     """What a library says of an error, on one line of bounded length; its type where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose objections are a UserError, like all others, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse with what is wrong with the arguments."""
+        raise UserError(f"{message}; {self.prog} --help shows all options")
 
 
 class Stopped(KeyboardInterrupt):

@@ -20,6 +20,8 @@ from clead.config import Stage
 from clead.engine.files import write_atomic
 from clead.loading import load
 from clead.models import torchvision_state_dict
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.own_modules import import_own
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class Export:
     """After which stage; full_finetune and adv_finetune change the encoder."""
     overwrite: bool = False
     """Replace an existing file."""
+    modules: Annotated[str | None, tyro.conf.arg(name="import", metavar="MODULE,…", help=IMPORT_HELP)] = None
 
 
 def main(argv: list[str]) -> None:
     """The command."""
+    import_own(argv)
     options: Export = tyro_cli(Export, argv, prog="python -m clead.export", description=Export.__doc__)
     if options.out.exists() and not options.overwrite:
         raise UserError(f"{options.out}: the file exists; pass --overwrite or another --out")

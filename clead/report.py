@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from clead.errors import leave_on_interrupt, run_command
+from clead.errors import ArgumentParser, leave_on_interrupt, run_command
 
 if __name__ == "__main__":
     leave_on_interrupt()
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clead.figures import MissingFile, draw_all
-from clead.figures.files import read_compared, read_method, read_results, read_state
+from clead.figures.files import MissingFile, read_compared, read_method, read_results, read_state
 from clead.figures.table import Column, Grid, Row, arrange, is_plain
 
 PLAIN_WIDTH = 100
@@ -76,6 +74,8 @@ def show(runs: Sequence[Path], console: Console, *, figures: bool = True, markdo
     emit(console, *notes)
     if not figures:
         return
+    from clead.figures.drawing import draw_all  # brings matplotlib along
+
     for run in runs:
         for path in draw_all(run, lambda reason: emit(console, reason)):
             emit(console, f"drew {path}")
@@ -140,7 +140,7 @@ def page_folder(runs: Sequence[Path]) -> Path:
 
 def main(argv: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m clead.report",
         description="Print the results table of runs, draw their figures and write a page about them.",
     )
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the page; default the run, or the folder that holds all runs"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     runs = list({run.resolve(): run for run in arguments.runs}.values())
     console = output_console()
     show(runs, console, figures=not arguments.no_figures, markdown=arguments.markdown)

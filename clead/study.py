@@ -33,8 +33,10 @@ from clead.engine.progress import Progress
 from clead.loading import load
 from clead.methods import METHODS
 from clead.models import Model
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.own_modules import import_own
 from clead.protocols.few_labels import few_labels
-from clead.recipes import find_recipe
+from clead.recipes import default_recipe
 from clead.rng import Rng
 
 SCHEMA = 1
@@ -54,12 +56,13 @@ class Options:
     """Only these, by spaces or commas; all when empty. ``random`` is the untrained encoder."""
     seeds: Integers = (0, 1, 2)
     """One run per method and seed; the data and the labels drawn are the same for all methods."""
+    modules: Annotated[str | None, tyro.conf.arg(name="import", metavar="MODULE,…", help=IMPORT_HELP)] = None
 
 
 def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress) -> dict[str, Any]:
     """Train one method with one seed, unless that is done, and measure it."""
     method = "simclr" if name == "random" else name
-    recipe = find_recipe(f"{method}_digits")
+    recipe = default_recipe(method, "digits")
     changes: dict[str, Any] = {"seed": seed, "evaluation": _EVALUATION, "compare": ()} | (
         {"epochs": 0} if name == "random" else {}
     )
@@ -138,6 +141,7 @@ def _spread(values: list[float], digits: int) -> str:
 
 def main(argv: list[str]) -> None:
     """The command."""
+    import_own(argv)
     options: Options = tyro_cli(Options, argv, prog="python -m clead.study", description=__doc__)
     known = ("random", *METHODS)
     asked = [name for words in options.methods for name in words.split(",")]

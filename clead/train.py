@@ -22,7 +22,7 @@ from rich.table import Table
 from clead import data, dry_run, report
 from clead.augment import find_augmentation
 from clead.callbacks import find_callback
-from clead.cli import Plan, config_values, default_recipe, plans, read_config
+from clead.cli import Plan, plans
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig, require
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
@@ -32,18 +32,14 @@ from clead.evaluate.stage import evaluate
 from clead.loading import InputSpec, build_model, load_features
 from clead.methods import METHODS, Method, find_method
 from clead.models import Model, initialise
+from clead.own_modules import import_own
 from clead.protocols import find_attacks
+from clead.recipes import default_recipe
+from clead.resume import configuration
 from clead.rng import Rng
 from clead.sources import Sources
 from clead.stages import Session, fit_classifier, pretrain
 from clead_kernels import dispatch
-
-# What may differ between a run folder and the command that resumes it: nothing that changes the weights.
-_MAY_CHANGE = {"data_dir", "download", "device", "threads", "stages"} | {
-    *("checkpoint_every", "checkpoint_minutes", "on_nonfinite", "deterministic", "residence", "prefetch")
-}
-# Of these, what was asked for last is kept.
-_MEASURED = {"evaluation", "knn", "compare"}
 
 # The undefended model gets the ce recipe's optimiser and augmentation, and everything else from the run beside it.
 _SHARED_WITH_UNDEFENDED = (
@@ -57,9 +53,10 @@ def run(plan: Plan, progress: Progress, *, label: str = "trained", sources: Sour
     """Do one run, its comparisons included; returns its folder, closed."""
     callbacks = [find_callback(name) for name in plan.callbacks]
     session, model = prepare(plan, progress, label, sources or Sources())
+    recipe, values = configuration(plan)  # a refusal leaves a finished run as it is
     with RunFolder.create(plan.out, resume=plan.resume, overwrite=plan.overwrite) as folder:
         folder.observers += callbacks
-        _write_or_check_config(plan, folder)
+        folder.write_config(plan.method, recipe, values)
         session = replace(session, folder=folder)
         _run_stages(session, model)
         for name in plan.config.compare:
@@ -224,29 +221,6 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
         raise UserError(f"--impl {config.impl}: {error}") from error
 
 
-def _write_or_check_config(plan: Plan, folder: RunFolder) -> None:
-    values = config_values(plan.config)
-    if folder.config_file.exists():
-        _, _, config = read_config(folder.config_file)
-        saved = config_values(config)
-        ahead = _still_ahead(folder)
-        for key, value in saved.items():
-            if key not in _MAY_CHANGE | _MEASURED | ahead and value != values[key]:
-                raise UserError(f"{folder.path}: cannot resume with {key} {values[key]!r}, the run has {value!r}")
-        # What was trained and where stays as it was.
-        values = saved | {key: values[key] for key in _MEASURED | ahead}
-        if values == saved:
-            return
-    folder.write_config(plan.method, plan.recipe, values)
-
-
-def _still_ahead(folder: RunFolder) -> set[str]:
-    """The settings of the classifiers that the run has not begun."""
-    stages: set[str] = {stage for stage in CLASSIFIER_STAGES if checkpoint.latest(folder.checkpoints, stage) is None}
-    regressions = [row for row in folder.results if str(row.get("protocol")).startswith("logistic_regression")]
-    return stages - set(folder.stages) | (set() if regressions else {"logistic_regression"})
-
-
 def show(todo: list[Plan], console: Console) -> None:
     """The table, the figures and one line that says where everything is."""
     folders = [plan.out for plan in todo]
@@ -272,6 +246,7 @@ def list_methods(console: Console) -> None:
 def main(argv: list[str]) -> None:
     """The command."""
     console = report.output_console()
+    import_own(argv)
     if "--list" in argv or argv[:1] in (["--help"], ["-h"]):
         list_methods(console)
         if "--list" not in argv:

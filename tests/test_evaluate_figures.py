@@ -11,7 +11,7 @@ from clead.engine.progress import Progress
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
 from clead.evaluate.figures import expand
-from clead.figures import FIGURES
+from clead.figures.drawing import FIGURES
 from clead.protocols.figure_data import FIGURE_DATA
 
 TINY = ["--epochs", "1", "--train-samples", "128", "--batch-size", "64", "--evaluation.sweep-eps"]

@@ -45,6 +45,8 @@ TOP = {
     "export",
     "doctor",
     "callbacks",
+    "own_modules",
+    "resume",
     "loading",
     "cli",
     "__init__",

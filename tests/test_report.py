@@ -10,6 +10,7 @@ from rich.console import Console
 
 from clead import report
 from clead.errors import UserError, run_command
+from clead.figures import drawing
 from clead.figures.table import arrange
 
 ROW = {
@@ -245,7 +246,7 @@ def test_draws_the_figures(tmp_path, capsys):
 )
 def test_where_the_page_goes(tmp_path, capsys, monkeypatch, names, arguments, folder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "draw_all", lambda *_: [])
+    monkeypatch.setattr(drawing, "draw_all", lambda *_: [])
     runs = [write_run(tmp_path / name, [row("trained", "clean", 0.5)], compare=[]) for name in names]
     assert command(capsys, *runs, *arguments)[0] == 0
     found = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("report.*"))
@@ -282,10 +283,9 @@ def test_no_run_folder(tmp_path, capsys):
 
 
 def test_unknown_option(capsys):
-    with pytest.raises(SystemExit) as caught:
-        report.main(["--figure", "r"])
-    assert caught.value.code == 2
-    capsys.readouterr()
+    code, out, err = command(capsys, "--figure", "r")
+    assert (code, out) == (2, "")
+    assert err == "error: unrecognized arguments: --figure; python -m clead.report --help shows all options\n"
 
 
 def test_interrupt(tmp_path, capsys, monkeypatch):

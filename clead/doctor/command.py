@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from clead.doctor.install import Finding, examine
+from clead.errors import ArgumentParser
 
 
 def main(argv: list[str]) -> None:
     """Exit code 0 where all is well, 1 where something that clead needs is broken or the step is not finite."""
-    parser = argparse.ArgumentParser(prog="python -m clead.doctor", description="What is wrong, and how to mend it.")
+    parser = ArgumentParser(prog="python -m clead.doctor", description="What is wrong, and how to mend it.")
     parser.add_argument("--repro", type=Path, metavar="FILE", help="replay the step of a nonfinite-….safetensors")
     arguments = parser.parse_args(argv)
     if arguments.repro is not None:

@@ -20,7 +20,7 @@ from clead.engine.files import write_atomic
 from clead.engine.progress import Progress
 from clead.engine.results import Row, add_results, read_results
 from clead.engine.run import RunFolder
-from clead.errors import UserError
+from clead.errors import ArgumentParser, UserError
 from clead.evaluate.figures import EVERY, expand, folder_of, write_data
 from clead.evaluate.finetuning import finetuned, settings_of, split_flags
 from clead.evaluate.measures import accuracy_measures, add_entries
@@ -28,6 +28,8 @@ from clead.evaluate.models import Opened
 from clead.evaluate.outside import add_arguments
 from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.own_modules import import_own
 from clead.protocols.catalogue import NORMS
 from clead.protocols.figure_data import FIGURE_DATA, NotApplicable
 from clead.sources import Sources
@@ -45,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     def words(text: str) -> list[str]:
         return [word for word in text.split(",") if word]
 
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m clead.evaluate",
         description="How accurate trained models are when someone tries to fool them.",
         epilog="The fine-tuning protocols (linear_eval … adv_finetune) take the settings of clead.train, after the "
@@ -74,12 +76,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--severity", type=words, default=["1", "2", "3", "4", "5"], metavar="N,…", help="of 1 to 5; default all")
     add("--seed", type=int, help="of random starts; default that of the run")
     add("--batch-size", type=int, default=500, help="images attacked at once")
-    add("--device", default="cpu", help="cpu or cuda")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes cuda when there is one")
     add("--data-dir", type=Path, help="where the data set is; default where it was in training")
     add("--out", type=Path, help="write results.json there instead of into the run folders")
+    add("--import", dest="modules", metavar="MODULE,…", help=IMPORT_HELP)
     add_arguments(parser)
     ours, of_stages = split_flags(argv)
-    arguments = parser.parse_args(ours)
+    arguments = parser.parse_intermixed_args(ours)
+    if arguments.device == "auto":
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments.stage_flags = tuple(of_stages)
     if arguments.eps is not None:
         arguments.eps = [parse_real(word) for word in arguments.eps]
@@ -109,8 +114,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
-    if arguments.device not in ("cpu", "cuda"):
-        raise UserError(f"--device must be cpu or cuda, got {arguments.device!r}")
     if arguments.norm != "linf" and set(FIGURE_DATA) & set(expand(arguments.protocols)):
         raise UserError(f"--norm must be linf for figures, got {arguments.norm}")
     if arguments.norm != "linf" and arguments.eps is None:
@@ -125,6 +128,7 @@ def versions_of(device: str) -> str:
 
 def main(argv: list[str]) -> None:
     """The command."""
+    import_own(argv)
     arguments = parse(argv)
     console = report.output_console()
     sources = Sources()
@@ -157,7 +161,8 @@ def main(argv: list[str]) -> None:
         by_name = {opened.subject.key["run"]: opened for opened in todo}
         for measure in accuracy_measures(rows, arguments.gap):
             rows.append(record(by_name[measure["run"]], measure, versions))
-            report.emit(console, describe(measure))
+            if measure["name"] != "relative_drop":  # one more line for every row above
+                report.emit(console, describe(measure))
         for folder in folders:
             if (folder / "results.json").is_file():
                 write_csv(folder)

@@ -48,7 +48,8 @@ def describe(row: Row) -> str:
     flags = "".join(f" [{flag}]" for flag in row["flags"])
     accuracy = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}, {row['samples']} images)"
     distance = f", median distance {row['median_norm']:.4g}" if row.get("median_norm") is not None else ""
-    return f"{row['run']} {row['name']}{at}: {accuracy}{distance}, {row['seconds']:.1f} s{flags}"
+    name = row["protocol"] if str(row["protocol"]).startswith(("knn", "logistic_regression")) else row["name"]
+    return f"{row['run']} {name}{at}: {accuracy}{distance}, {row['seconds']:.1f} s{flags}"
 
 
 def is_transfer(row: Row) -> bool:

@@ -13,15 +13,16 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clead.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COMPARISONS = ("undefended", "random")
 LARGEST = 1 << 28  # bytes of a JSON file; ours have some hundred kB
@@ -240,6 +241,8 @@ def comparisons(run: Path) -> dict[str, Path]:
 
 def write_figure(figure: Figure, run: Path, name: str) -> Path:
     """Write ``run/figures/<name>.png``, whole or not at all; returns its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = run / "figures" / f"{name}.png"
     unfinished = path.with_name(f".tmp-{name}-{os.getpid()}.png")
     FigureCanvasAgg(figure)

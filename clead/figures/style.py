@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.transforms import ScaledTranslation
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers, and a grey for the model that learnt nothing.
 COLOURS = {"trained": "#0072B2", "undefended": "#D55E00", "random": "#6F6F6F"}
@@ -82,6 +81,9 @@ def data_name(rows: list[dict[str, Any]]) -> str:
 
 def new_figure(height: float, title: str, subtitle: str) -> Figure:
     """An empty figure, 6 inches wide, with a title over a subtitle above ``height`` inches of room."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     words = (title, TITLE, TITLE_LETTERS), (subtitle, SMALL, SUBTITLE_LETTERS)
     lines = [textwrap.wrap(text, letters, break_on_hyphens=False) for text, _, letters in words]
     heads = [size / 72 * 1.25 * len(of) for (_, size, _), of in zip(words, lines, strict=True)]
@@ -114,6 +116,8 @@ def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
 
 def legend_below(axes: Axes) -> None:
     """The names of the lines below the axes, where they hide none."""
+    from matplotlib.transforms import ScaledTranslation
+
     long = max((len(name) for name in axes.get_legend_handles_labels()[1]), default=0) > 28
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -59,4 +59,6 @@ def find_method(name: str) -> type[Method[Any]]:
     if name in METHODS:
         return METHODS[name]
     near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
-    raise UserError(f"unknown method {name!r}; the nearest is {near!r}, and --list shows all")
+    raise UserError(
+        f"unknown method {name!r}; the nearest is {near!r}, --list shows all, and --import MODULE brings your own"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from clead.cli import config_values
 from clead.engine.files import read_json
-from clead.errors import run_command
+from clead.errors import ArgumentParser, run_command
 from clead.recipes import RECIPES, Recipe, find_recipe
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -19,7 +18,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 def main(argv: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m clead.recipes", description="List the recipes, or show one with its whole configuration."
     )
     commands = parser.add_subparsers(metavar="show NAME")

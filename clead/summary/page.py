@@ -9,7 +9,7 @@ from pathlib import Path
 from clead.engine.environment import name_commit
 from clead.engine.files import write_atomic
 from clead.errors import UserError
-from clead.figures import FIGURES
+from clead.figures.drawing import FIGURES
 from clead.summary.accuracies import corruption_table, results_tables, transfer_tables
 from clead.summary.beside import paper_blocks
 from clead.summary.blocks import Block, Bullets, Commands, Pictures, Section, Words

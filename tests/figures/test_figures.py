@@ -9,10 +9,10 @@ from matplotlib.colors import to_hex
 from safetensors.numpy import save_file
 
 from clead.errors import UserError
-from clead.figures import FIGURES, USUAL, draw_all
 from clead.figures import accuracy_against_eps as accuracy
 from clead.figures import image_grid as grid
 from clead.figures import loss_curves as curves
+from clead.figures.drawing import FIGURES, USUAL, draw_all
 from clead.figures.files import MissingFile, write_figure
 from clead.figures.style import COLOURS, data_name, format_eps
 

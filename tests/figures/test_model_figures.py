@@ -11,13 +11,13 @@ from clead.figures import (
     batch_norm,
     class_distances,
     corruptions,
-    draw_all,
     feature_inversion,
     input_surface,
     perturbation_losses,
     tsne,
     weight_surface,
 )
+from clead.figures.drawing import draw_all
 from clead.figures.files import MissingFile
 from clead.figures.style import CLASS_COLOURS, COLOURS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from clead.protocols.corruptions.draws import Draws
@@ -16,6 +15,8 @@ def gaussian_noise(x: Tensor, sigma: float, draws: Draws) -> Tensor:
 
 def shot_noise(x: Tensor, photons: float, draws: Draws) -> Tensor:
     """Poisson(photons x) / photons, by inversion."""
+    from scipy import stats  # half a second of import time that nothing else needs
+
     quantiles = 1 - draws.uniform(*x.shape[1:]).double()  # in (0, 1]; 1 would be infinite
     counts = stats.poisson.ppf(quantiles.clamp(max=1 - 1e-9).numpy(), photons * x.double().numpy())
     return torch.from_numpy(counts / photons).to(x.dtype)
