@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -13,6 +14,7 @@ import torch
 
 from bench import gpu
 from bench.__main__ import parse
+from bench.gpu_plan import NO_TIME
 
 pytestmark = pytest.mark.kernels
 
@@ -49,8 +51,9 @@ def test_a_failing_step_stops_nothing_and_fails_the_run(planned, tmp_path, capsy
         gpu.Step("device", ["no-such-program"], 1, skip="no CUDA device"),
         gpu.Step("last", python("import os; print(os.environ['PYTHONPATH'])"), 1),
     )
-    assert gpu.main(["--out", str(tmp_path)]) == 1
-    files = unpacked(tmp_path)
+    assert gpu.main(["--out", str(tmp_path / "out"), "--tar", str(tmp_path / "back")]) == 1
+    assert not list((tmp_path / "out").glob("*.tar*"))
+    files = unpacked(tmp_path / "back")
     states = {outcome["step"]: outcome["state"] for outcome in json.loads(files["summary.json"])}
     assert states == {"first": "failed", "absent": "failed", "device": "skipped", "last": "passed"}
     assert "out" in files["first.log"] and "broken" in files["first.log"]
@@ -62,6 +65,60 @@ def test_a_failing_step_stops_nothing_and_fails_the_run(planned, tmp_path, capsy
 def test_all_steps_passed(planned, tmp_path):
     planned(gpu.Step("only", python("pass"), 1))
     assert gpu.main(["--out", str(tmp_path)]) == 0
+
+
+def test_a_run_ends_in_time_and_says_how_to_go_on(planned, tmp_path, capsys):
+    planned(
+        gpu.Step("short", python("pass"), 1, least=0.0),
+        gpu.Step("long", python("pass"), 1, least=0.9),
+        gpu.Step("cut", python("import time; time.sleep(60)"), 1, least=0.0),
+    )
+    assert gpu.main(["--out", str(tmp_path), "--within", "0.2"]) == 1
+    states = {outcome["step"]: outcome for outcome in json.loads(unpacked(tmp_path)["summary.json"])}
+    assert states["short"]["state"] == "passed" and states["long"]["reason"] == NO_TIME
+    assert states["cut"]["reason"] == "stopped after 0.2 minutes"
+    assert "make gpu ARGS='--only build long'" in capsys.readouterr().out
+
+
+def test_a_measuring_step_is_told_how_long_it_has():
+    step = gpu.Step("bench", ["bench"], 5, measures=True, least=2)
+    assert step.within(9).command == ["bench", "--minutes", "3.5"] and step.within(9).minutes == 5
+    assert step.within(3).command == ["bench", "--minutes", "1.5"] and step.within(3).minutes == 3
+    assert step.within(1).skip == NO_TIME and step.within(1).command == ["bench"]
+
+
+def test_what_there_is_comes_back_after_every_step_and_when_the_run_is_ended(tmp_path):
+    """Two steps, of which the second never ends: a tar is there before, and SIGTERM leaves the last one."""
+    code = f"""
+import sys
+from bench import gpu
+step = lambda name, code: gpu.Step(name, [sys.executable, "-c", code], 1)
+wait = "import time; print('waiting', flush=True); time.sleep(60)"
+gpu.steps = lambda *_: [step("first", "print('out')"), step("second", wait)]
+gpu.cuda_here = lambda: False
+gpu.signal.signal(gpu.signal.SIGTERM, lambda *_: sys.exit("stopped"))
+gpu.main(["--out", {str(tmp_path)!r}])
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any("waiting" in log.read_text() for log in tmp_path.rglob("second.log")):
+        time.sleep(0.1)
+    assert set(unpacked(tmp_path)) >= {"first.log", "summary.json", "versions.json"}
+    run.terminate()
+    assert run.wait(30) == 1
+    assert "waiting" in unpacked(tmp_path)["second.log"]
+
+
+def test_results_are_said_to_be_committed(planned, tmp_path, capsys):
+    out = "import os, pathlib, sys; (max(pathlib.Path(sys.argv[1]).glob('clead-*')) / 'results/x').mkdir(parents=True)"
+    planned(gpu.Step("measure", [*python(out), str(tmp_path)], 1))
+    assert gpu.main(["--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    (tar,) = tmp_path.glob("*.tar.gz")
+    command = next(line for line in said.splitlines() if "tar xzf" in line).partition("commit: ")[2].partition(";")[0]
+    (tmp_path / "bench").mkdir()
+    subprocess.run(command.split(), cwd=tmp_path, check=True)
+    assert (tmp_path / "bench" / "results" / "x").is_dir() and tar.name in said
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children(tmp_path):
@@ -119,20 +176,32 @@ def test_the_plan(tmp_path):
         *("bench-million", "bench-steps", "tune"),
     }
     assert not any(step.skip for step in with_device)
+    names = [step.name for step in with_device]
+    assert names[:6] == ["nvidia-smi", "build", "explain", "test-gpu-small", "test-gpu", "bench-quick"]
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
     assert "gpu and kernels" in gpu_tests and "tests/kernels/test_gpu_contrastive.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
     assert not any("bench" in step.name for step in gpu.steps(gpu.parse(["--minutes", "0"]), tmp_path, True))
 
 
-def test_measuring_steps_end_within_eight_minutes_and_take_arguments_that_exist(tmp_path, monkeypatch):
+def test_measuring_steps_take_arguments_that_exist(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    plan = [step for step in gpu.steps(gpu.parse(["--minutes", "9"]), tmp_path, True) if "bench" in step.command]
+    plan = [step for step in gpu.steps(gpu.parse([]), tmp_path, True) if step.measures]
     assert {step.name for step in plan} >= {"bench-loss", "bench-perturb", "bench-similarity", "bench-steps", "tune"}
     for step in plan:
-        assert step.minutes <= 8
+        command = step.within(9.3).command
+        assert "--minutes" in command and step.minutes < 9.3
         if step.name != "tune":
-            parse(step.command[3:])
+            parse(command[3:])
+
+
+def test_training_needs_wheels_and_takes_the_tests_that_the_others_do_not(tmp_path):
+    (tmp_path / "x.whl").touch()
+    plan = {step.name: step for step in gpu.steps(gpu.parse(["--wheels", str(tmp_path)]), tmp_path, True)}
+    training = plan["test-training"]
+    assert "tests/test_stages.py" in training.command and "tests/kernels/test_gpu_similarity.py" not in training.command
+    site = plan["wheels"].command[plan["wheels"].command.index("--target") + 1]
+    assert site in training.environment["PYTHONPATH"] and site in plan["bench-steps"].environment["PYTHONPATH"]
 
 
 def test_only_the_parts_asked_for_are_measured(tmp_path):

@@ -8,6 +8,7 @@ and launched without Triton's examination of every argument. ``small.serves`` sa
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from .triton_small_forward import small_forward_kernel
 
 _BOUND = 58.0  # as in ``triton``
 _LOG2E = math.log2(math.e)
-_CAPTURES = 1024  # counters set aside for calls in CUDA graphs
+_SPARE = 1024  # counters set aside for streams and for calls in CUDA graphs
 _KERNELS: dict[str, Any] = {"forward": small_forward_kernel, "backward": small_backward_kernel}
 
 
@@ -219,7 +220,24 @@ def _counter(a: Tensor) -> Tensor:
         stream = torch.cuda.current_stream(index).cuda_stream
     counter = _counters.get((index, stream))
     if counter is None:
-        counter = _counters[index, stream] = a.new_zeros((), dtype=torch.int32)
-        if a.is_cuda and index not in _spare:
-            _spare[index] = list(a.new_zeros(_CAPTURES, dtype=torch.int32).unbind())
+        if not _spare.get(index):
+            _spare[index] = _zeros(a)
+        counter = _counters[index, stream] = _spare[index].pop()
     return counter
+
+
+def _zeros(a: Tensor) -> list[Tensor]:
+    """Many int32 0 on the device, for any stream.
+
+    Made in a thread of their own: while a compiler warms up for CUDA graphs, what this one allocates is in a pool whose
+    memory it takes back afterwards.
+    """
+
+    def make() -> list[Tensor]:
+        zeros = torch.zeros(_SPARE, dtype=torch.int32, device=a.device)
+        if a.is_cuda:
+            torch.cuda.current_stream(a.device).synchronize()
+        return list(zeros.unbind())
+
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(make).result()
