@@ -96,6 +96,10 @@ class Detached(Redness):
 def detached():
     return Detached()
 
+def beside():
+    weights = torch.ones(2, requires_grad=True)  # that the module does not know, so that they are not frozen
+    return Odd(lambda logits: logits.detach() * weights)
+
 class Changes(Redness):
     def forward(self, x):
         return super().forward(x.mul_(0.5))
@@ -184,6 +188,7 @@ EXPECTED = r"expected float32 logits \[2, 2\] of images \[2, 3, 8, 8\], found "
         ("theirs:changes", r"images \[2, 3, 8, 8\], found RuntimeError: a leaf Variable .* in-place"),
         ("theirs:refuses", r"images \[20, 3, 8, 8\], found KeyError: 'too.*many'"),
         ("theirs:detached", "expected logits with gradients for the images, found none"),
+        ("theirs:beside", "expected logits with gradients for the images, found none"),
         ("theirs:dictionary", EXPECTED + "dict"),
         ("theirs:pair", EXPECTED + "tuple"),
         ("theirs:half_logits", EXPECTED + r"torch.bfloat16 \[2, 2\]"),

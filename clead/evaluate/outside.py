@@ -148,12 +148,15 @@ def _check_logits(path: Path, classifier: Classifier, splits: Splits) -> None:
     images = splits.test.batch(torch.arange(min(2, len(splits.test)), device=splits.test.labels.device))
     with frozen(classifier.module), torch.enable_grad():
         logits: object = classifier.logits(images.requires_grad_())
+        gradient = None
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.sum(), images, allow_unused=True)
     expected = f"{path}: expected float32 logits {[len(images), splits.num_classes]} of images {list(images.shape)}"
     if not isinstance(logits, Tensor):
         raise UserError(f"{expected}, found {type(logits).__name__}")
     if logits.shape != (len(images), splits.num_classes) or logits.dtype not in (torch.float32, torch.float64):
         raise UserError(f"{expected}, found {logits.dtype} {list(logits.shape)}")
-    if not logits.requires_grad:  # or every attack would find it robust
+    if gradient is None:  # or every attack would find it robust
         raise UserError(
             f"{path}: expected logits with gradients for the images, found none (no_grad, detach or numpy?)"
         )

@@ -141,8 +141,8 @@ def _zero_gradients(subject: Subject, loss: Callable[[Tensor, Tensor], Tensor], 
     for part, own in zip(images.split(subject.batch_size), labels.split(subject.batch_size), strict=True):
         with frozen(subject.classifier.module), torch.enable_grad():
             point = part.clone().requires_grad_()
-            (grad,) = torch.autograd.grad(loss(subject.classifier.logits(point), own).sum(), point, allow_unused=True)
-        zero += len(part) if grad is None else int((grad.flatten(1) == 0).all(1).sum())
+            (grad,) = torch.autograd.grad(loss(subject.classifier.logits(point), own).sum(), point)
+        zero += int((grad.flatten(1) == 0).all(1).sum())
     return zero / max(1, len(images))
 
 

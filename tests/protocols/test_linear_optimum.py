@@ -7,7 +7,7 @@ import torch
 
 from clead.attacks import Constraint, Objective, attack
 from clead.attacks.autoattack import available
-from clead.attacks.cw_l2 import cw_l2
+from clead.attacks.cw_l2 import _to_the_boundary, cw_l2
 from clead.losses import margin
 from clead.protocols.attempts import cross_entropy
 from clead.protocols.catalogue import find_attack
@@ -70,10 +70,38 @@ def test_accuracies_are_those_of_the_closed_form(linear, name, near):
 
 
 def test_cw_l2_finds_the_distance(linear):
-    outcome = attack_all(linear[0], find_attack("cw_l2"), 1.0, skip=False)
+    outcome = attack_all(linear[0], replace(find_attack("cw_l2"), steps=40), 1.0, skip=False)
     ratio = outcome.distance[RIGHT] / distances(linear, "l2")[RIGHT]
     assert ratio.min() > 1 - 1e-4 and ratio.max() < 1 + 1e-3
     assert (outcome.distance[:5] < 1e-5).all()
+
+
+def test_cw_l2_finds_the_nearest_point_of_an_ellipsoid():
+    """Where a straight way to the boundary misses the nearest point; that is known by one Lagrange multiplier."""
+    weights = torch.tensor([4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    widths = 0.12 * torch.tensor([1.0, 0.8, 0.6, 0.4, 0.3, 0.2])
+    offsets = widths * torch.randn(32, 6, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+    def outside(x):
+        return (weights * (x.flatten(1) - 0.5) ** 2).sum(1) - 1
+
+    _, distance = cw_l2(outside, (0.5 + offsets).view(-1, 1, 2, 3), steps=50)
+    # x' - 0.5 = offset / (1 - multiplier weight), on the ellipsoid; by bisection from inside.
+    a, d = weights.double(), offsets.double()
+    low, high = torch.zeros(32, 1, dtype=torch.float64), torch.full((32, 1), 1 / 128, dtype=torch.float64)
+    for _ in range(100):
+        middle = (low + high) / 2
+        beyond = (a * (d / (1 - middle * a)) ** 2).sum(1, keepdim=True) > 1
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+    exact = (d / (1 - low * a) - d).norm(dim=1)
+    assert (distance / exact).min() > 1 - 1e-5 and (distance / exact).max() < 1 + 2e-3
+
+
+def test_cw_l2_keeps_a_point_that_rounding_would_lose():
+    x, found = (torch.tensor([value]).view(1, 1, 1, 1) for value in (0.295, 0.797))
+    assert x + (found - x) < found
+    nearest, distance = _to_the_boundary(lambda point: (point >= found).flatten().double() - 0.5, x, found)
+    assert torch.equal(nearest, found) and distance.isfinite().all()
 
 
 def test_cw_l2_says_so_where_there_is_nothing_to_find(linear):
