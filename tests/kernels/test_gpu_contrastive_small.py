@@ -10,12 +10,15 @@ import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
 
+pytest.importorskip("triton")
+from clead_kernels.contrastive import triton_small  # noqa: E402 - imports Triton
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.kernels,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),  # that it is a prototype
 ]
-pytest.importorskip("triton")
 
 WIDTH = 128
 
@@ -101,6 +104,7 @@ def test_two_launches(door):
         torch.autograd.grad(call(), inputs, upstream)
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    names = [name for name in names if name != "Activity Buffer Request"]  # the profiler's own
     assert sorted(names) == ["small_backward_kernel", "small_forward_kernel"]
 
 
@@ -180,7 +184,11 @@ def test_a_part_of_the_gradients_is_that_part_of_all():
     assert torch.equal(alone, both[1])
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 def test_it_compiles_with_cuda_graphs():
+    """Also the first time: what the kernels keep from call to call is no memory of the compiler's graphs."""
+    triton_small._counters.clear()
+    triton_small._spare.clear()
     x = rows(258)
 
     @torch.compile(fullgraph=True, mode="reduce-overhead")

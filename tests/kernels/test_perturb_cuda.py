@@ -127,6 +127,7 @@ def test_cuda_gives_the_bits_of_the_reference(shape, dtype, norm):
     assert same(buffer, truth)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # that it is a prototype
 @pytest.mark.parametrize("norm", [pytest.param(norm, marks=cuda) for norm in NORMS])
 def test_cuda_waits_for_nothing_and_is_captured(norm):
     """No step looks at the device from the host, and a CUDA graph replays them."""
