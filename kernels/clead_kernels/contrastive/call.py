@@ -107,10 +107,10 @@ def reduce(rows: Tensor, num_positives: Tensor, reduction: str) -> Tensor:
     """``rows`` [M] by name; ``"mean_valid"`` is the mean over rows with a positive."""
     if reduction == "none":
         return rows
-    if reduction == "sum":
+    if reduction == "sum" or not rows.shape[0]:
         return rows.sum()
     if reduction == "mean":
-        return rows.sum() / max(rows.shape[0], 1)
+        return rows.mean()
     return rows.sum() / (num_positives > 0).sum().clamp_min(1)
 
 
