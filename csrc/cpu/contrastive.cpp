@@ -27,6 +27,12 @@ void check(const Arguments& x) {
                   "debias must be in [0, 1) and hard_negative_beta at least 0");
   STD_TORCH_CHECK(x.debias == 0 || (x.normalize && !x.euclidean), "debias needs normalised rows and cosines");
   STD_TORCH_CHECK(x.spread == 0 || (x.debias == 0 && x.hard_negative_beta == 0), "spread is a term of the plain loss");
+  const bool pairs = x.candidates && x.candidates->size(0) == x.anchors.size(0) && x.positive_offset == 0 &&
+                     x.self_offset < 0 && !x.self_index && !x.positive_index && !x.groups;
+  const bool plain = !x.threshold && !x.row_threshold && x.topk == 0 && !x.clusters && x.spread == 0 && x.debias == 0 &&
+                     x.hard_negative_beta == 0 && !x.euclidean;
+  STD_TORCH_CHECK(!x.both_ways || (pairs && plain),
+                  "both_ways is for as many candidates as anchors, candidate i positive for anchor i, and no other rule");
   STD_TORCH_CHECK(!x.candidate_groups || x.groups, "candidate_groups need groups");
   STD_TORCH_CHECK(!x.groups || x.candidate_groups || !x.candidates || x.candidates->size(0) == x.anchors.size(0),
                   "groups need candidate_groups unless there are as many candidates as anchors");
@@ -39,23 +45,24 @@ void check(const Arguments& x) {
       std::optional<Tensor> groups, std::optional<Tensor> candidate_groups, std::optional<double> threshold,           \
       std::optional<Tensor> row_threshold, int64_t topk, std::optional<Tensor> clusters,                               \
       std::optional<Tensor> candidate_clusters, bool each_level, bool all_rules, bool attract, double weight,          \
-      int64_t denominator, bool inside, double spread, double debias, double hard_negative_beta, bool euclidean
+      int64_t denominator, bool inside, double spread, double debias, double hard_negative_beta, bool euclidean,        \
+      bool both_ways
 #define CLEAD_COLLECTED                                                                                                \
   {anchors,            candidates,         temperature,      normalize, self_offset,   self_index,  positive_offset, \
    positive_index,     groups,             candidate_groups, threshold, row_threshold, topk,        clusters,        \
    candidate_clusters, each_level,         all_rules,        attract,   weight,        denominator, inside,          \
-   spread,             debias,             hard_negative_beta, euclidean}
+   spread,             debias,             hard_negative_beta, euclidean, both_ways}
 
 void contrastive_forward_(CLEAD_ARGUMENTS, Tensor loss, Tensor num_positives, Tensor statistics) {
   const Arguments args CLEAD_COLLECTED;
   check(args);
-  const int64_t m = anchors.size(0);
-  check_output(loss, working(anchors), m, "loss");
-  check_output(num_positives, ScalarType::Long, m, "num_positives");
-  check_output(statistics, working(anchors), kStatistics * m, "statistics");
-  STD_TORCH_CHECK(loss.numel() == m && num_positives.numel() == m && statistics.numel() == kStatistics * m,
-                  "outputs are needed");
-  if (m == 0) return;
+  const int64_t losses = losses_of(args);
+  check_output(loss, working(anchors), losses, "loss");
+  check_output(num_positives, ScalarType::Long, losses, "num_positives");
+  check_output(statistics, working(anchors), kStatistics * losses, "statistics");
+  STD_TORCH_CHECK(loss.numel() == losses && num_positives.numel() == losses &&
+                      statistics.numel() == kStatistics * losses, "outputs are needed");
+  if (losses == 0) return;
   auto* const counts = mutable_data<int64_t>(num_positives);
   if (working(anchors) == ScalarType::Double)
     forward_typed(args, mutable_data<double>(loss), counts,
@@ -69,12 +76,12 @@ void contrastive_backward_(Tensor grad_loss, Tensor statistics, CLEAD_ARGUMENTS,
                            Tensor grad_candidates, Tensor grad_temperature) {
   const Arguments args CLEAD_COLLECTED;
   check(args);
-  const int64_t m = anchors.size(0), d = anchors.size(1);
+  const int64_t m = anchors.size(0), d = anchors.size(1), losses = losses_of(args);
   const auto dtype = working(anchors);
-  STD_TORCH_CHECK(grad_loss.scalar_type() == dtype && grad_loss.dim() == 1 && grad_loss.size(0) == m,
-                  "grad_loss must be [", m, "] of the working dtype");
-  check_output(statistics, dtype, kStatistics * m, "statistics");
-  STD_TORCH_CHECK(statistics.numel() == kStatistics * m, "statistics must be [", kStatistics, ", ", m, "]");
+  STD_TORCH_CHECK(grad_loss.scalar_type() == dtype && grad_loss.dim() == 1 && grad_loss.size(0) == losses,
+                  "grad_loss must be [", losses, "] of the working dtype");
+  check_output(statistics, dtype, kStatistics * losses, "statistics");
+  STD_TORCH_CHECK(statistics.numel() == kStatistics * losses, "statistics must be [", kStatistics, ", ", losses, "]");
   check_output(grad_anchors, dtype, m * d, "grad_anchors");
   check_output(grad_candidates, dtype, (candidates ? candidates->size(0) : m) * d, "grad_candidates");
   check_output(grad_temperature, dtype, 1, "grad_temperature");

@@ -42,13 +42,14 @@ void backward(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* 
 // Rows [begin, end) of x.unit, a multiple of the panel, into x.panels.
 template <class T>
 void pack(const Contrast<T>& p, Rows<T>& x, int64_t begin, int64_t end) {
-  constexpr int64_t kPanel = 2 * kLanes<T>;
-  for (int64_t first = begin; first < end; first += kPanel) {
+  constexpr int64_t kPanel = 2 * kLanes<T>, kDepth = 64;  // a part of a panel that stays in the cache
+  for (int64_t first = begin; first < std::min(end, x.size); first += kPanel) {  // beyond, nobody reads
     T* panel = x.panels + first * p.d;
-    for (int64_t c = 0; c < kPanel; ++c) {
-      const T* row = x.unit + (first + c) * p.ld;
-      for (int64_t k = 0; k < p.d; ++k) panel[k * kPanel + c] = row[k];
-    }
+    for (int64_t k0 = 0; k0 < p.d; k0 += kDepth)
+      for (int64_t c = 0; c < kPanel; ++c) {
+        const T* row = x.unit + (first + c) * p.ld;
+        for (int64_t k = k0; k < std::min(p.d, k0 + kDepth); ++k) panel[k * kPanel + c] = row[k];
+      }
   }
 }
 

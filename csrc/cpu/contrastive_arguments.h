@@ -40,6 +40,7 @@ struct Arguments {
   double debias = 0;
   double hard_negative_beta = 0;
   bool euclidean = false;
+  bool both_ways = false;  // candidates are anchors of the anchors too: their losses follow, 2M in all
   std::optional<double> bias = {};  // of the sigmoid loss, of which the others are none
 };
 
@@ -51,6 +52,8 @@ constexpr double kLeastTemperature = 9.9e-9, kMostTemperature = 1.01e18;  // 1e-
 double beta_of(const Arguments& x) {
   return x.hard_negative_beta > kLeastSharpness * x.temperature ? x.hard_negative_beta : 0;
 }
+
+int64_t losses_of(const Arguments& x) { return x.anchors.size(0) * (x.both_ways ? 2 : 1); }
 
 bool is_reweighted(const Arguments& x) { return x.debias > 0 || beta_of(x) > 0; }
 

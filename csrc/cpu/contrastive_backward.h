@@ -17,10 +17,14 @@ class Backward {
     const T* const g = const_data<T>(grad_loss);
     const int64_t step = grad_loss.stride(0);
     double largest = 0;
-    for (int64_t i = 0; i < call.m; ++i) largest = std::max(largest, std::fabs(static_cast<double>(g[i * step])));
+    for (int64_t i = 0; i < call.losses; ++i) largest = std::max(largest, std::fabs(static_cast<double>(g[i * step])));
     // Exponents have the room for gradients of about 1, not for a loss scaled by 2^16.
     scale = largest > 0 && std::isfinite(largest) ? std::exp2(std::floor(std::log2(largest))) : 1;
-    for (T** vector : {&a.alpha, &a.gamma, &a.rho, &a.shift, &a.positive_shift}) *vector = call.vector(call.m, T(0));
+    const auto allocate = [&](Rows<T>& x) {
+      for (T** vector : {&x.alpha, &x.gamma, &x.rho, &x.shift, &x.positive_shift}) *vector = call.vector(x.size, T(0));
+    };
+    allocate(a);
+    if (args.both_ways) allocate(b);
     call.p.spread = args.spread > 0;
     for (T** vector : {&a.spread.share, &a.spread.weight, &a.spread.factor, &a.spread.scale, &a.spread.shift})
       if (call.p.spread) *vector = call.vector(call.m, T(0));
@@ -40,8 +44,11 @@ class Backward {
     }
     for (T** vector : {&a.own.weight, &a.own.share_shift, &a.own.share_scale, &a.own.share})
       if (call.p.own) *vector = call.vector(call.m, T(0));
-    listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()));
-    parallel_rows(call.m, [&](int64_t i) { weigh(i, static_cast<double>(g[i * step]) / scale, statistics); });
+    listed = Buffer<double>(static_cast<int64_t>(call.positives.list.size()), 0.0);
+    parallel_rows(call.m, [&](int64_t i) {
+      weigh(a, i, i, static_cast<double>(g[i * step]) / scale, statistics);
+      if (args.both_ways) weigh(b, i, call.m + i, static_cast<double>(g[(call.m + i) * step]) / scale, statistics);
+    });
     if (call.symmetric) {
       b.alpha = a.alpha, b.gamma = a.gamma, b.rho = a.rho, b.shift = a.shift, b.positive_shift = a.positive_shift;
       b.soft_alpha = a.soft_alpha, b.soft_shift = a.soft_shift, b.own = a.own;
@@ -102,21 +109,18 @@ class Backward {
   }
 
  private:
-  // The weights of row i's exponentials, and what its listed positives add.
-  void weigh(int64_t i, double g, const T* statistics) {
+  // The weights of row i's exponentials, and what its listed positives add, for its loss number `loss`; x is where they go.
+  void weigh(Rows<T>& x, int64_t i, int64_t loss, double g, const T* statistics) {
     if (call.p.sigmoid) {
-      call.a.alpha[i] = static_cast<T>(g);
+      x.alpha[i] = static_cast<T>(g);
       for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-        listed[at] = -g / (1 + std::exp(listed_logit(call, i, at)));
+        listed[at] -= g / (1 + std::exp(listed_logit(call, i, at)));
       return;
     }
-    const double n = call.statistic(statistics, kNegatives, i), p = call.statistic(statistics, kPositives, i);
+    const double n = call.statistic(statistics, kNegatives, loss), p = call.statistic(statistics, kPositives, loss);
     const int64_t count = call.positives.count[i];
     const auto denominator = static_cast<Denominator>(call.args.denominator);
-    if (count == 0 || (denominator == Denominator::negatives && n == kNone)) {
-      for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at) listed[at] = 0;
-      return;
-    }
+    if (count == 0 || (denominator == Denominator::negatives && n == kNone)) return;
     const double mean = call.mean_positive(i), mass = 1 / (1 + std::exp(p - n));
     double on_negatives = denominator == Denominator::all ? mass : 1, on_positives = 0;
     if (call.p.spread) on_positives = weigh_spread(call, i, g, n, p, mean, statistics);
@@ -139,7 +143,7 @@ class Backward {
     }
     const double beta = beta_of(call.args), weight = g * on_negatives * slope;
     const double log = reweighted ? call.statistic(statistics, kHard, i) : n + mean / call.args.temperature;
-    weigh_exponential(call.a.alpha[i], call.a.shift[i], weight * (1 + beta), log);
+    weigh_exponential(x.alpha[i], x.shift[i], weight * (1 + beta), log);
     if (beta > 0)
       weigh_exponential(call.a.soft_alpha[i], call.a.soft_shift[i], -weight * beta,
                         call.statistic(statistics, kSoft, i));
@@ -177,7 +181,7 @@ class Backward {
   void weigh_listed(int64_t i, double g, double p, double mean, double mass, double taken) {
     const auto count = static_cast<double>(call.positives.count[i]);
     for (int64_t at = call.positives.start[i]; at < call.positives.start[i + 1]; ++at)
-      listed[at] = g * pull(among_positives(i, at, p, mean), count, mass, taken);
+      listed[at] += g * pull(among_positives(i, at, p, mean), count, mass, taken);
   }
 
   // The same as gamma e - rho, in the tiles.
@@ -204,7 +208,7 @@ class Backward {
     own_positives(call, i, n, mean, [&](int64_t at, double value) {
       const double share = call.args.inside ? std::exp(least - value) / sum : 1 / count;
       const double others = share * -std::expm1(-value);  // 1 - the probability of the positive
-      listed[at] = -g * others;
+      listed[at] -= g * others;
       weight += others;
     });
     return weight;

@@ -17,6 +17,7 @@ class Call {
  public:
   explicit Call(const Arguments& x)
       : args(x), m(x.anchors.size(0)), n(x.candidates ? x.candidates->size(0) : m), d(x.anchors.size(1)),
+        losses(losses_of(x)),
         symmetric(!x.candidates && x.self_offset <= 0 && !x.self_index && x.positive_offset < 0 && !x.positive_index &&
                   !x.candidate_groups && x.topk == 0 && x.spread == 0),
         positives(m, padded(m), n, padded(n), x.self_offset, Ids(x.self_index, m, "self_index"), x.positive_offset,
@@ -29,7 +30,7 @@ class Call {
     p.d = d, p.ld = (d + kPanel16 - 1) / kPanel16 * kPanel16;
     if (p.ld % 256 == 0) p.ld += 16;  // rows a power of two apart would share cache sets
     p.block = block_of(m, n);
-    p.symmetric = symmetric;
+    p.symmetric = symmetric, p.both = symmetric || x.both_ways;
     p.euclidean = x.euclidean, p.sigmoid = x.bias.has_value();
     p.k = static_cast<T>(kLog2e / x.temperature), p.bias = static_cast<T>(kLog2e * x.bias.value_or(0));
     raise_negatives(1);
@@ -106,15 +107,16 @@ class Call {
 
   // One of the first kRests statistics of row i, with all digits.
   double statistic(const T* statistics, int64_t row, int64_t i) const {
-    return static_cast<double>(statistics[row * m + i]) + static_cast<double>(statistics[(row + kRests) * m + i]);
+    return static_cast<double>(statistics[row * losses + i]) +
+           static_cast<double>(statistics[(row + kRests) * losses + i]);
   }
 
   // What rounding takes from them, up to 1e-5 of the gradient at low temperatures, is kept in as many more rows.
   void keep(T* statistics, int64_t row, int64_t i, double value) const {
     const T rounded = static_cast<T>(value);
     const double rest = value - static_cast<double>(rounded);
-    statistics[row * m + i] = rounded;
-    statistics[(row + kRests) * m + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
+    statistics[row * losses + i] = rounded;
+    statistics[(row + kRests) * losses + i] = std::isfinite(rest) ? static_cast<T>(rest) : T(0);
   }
 
   double listed_score(int64_t i, int64_t at) const {
@@ -170,7 +172,7 @@ class Call {
   double* doubles(int64_t rows, double value) { return own(wide_vectors, Buffer<double>(padded(rows), value)); }
 
   const Arguments& args;
-  const int64_t m, n, d;
+  const int64_t m, n, d, losses;
   const bool symmetric;
   Positives positives;
   Buffer<double> means;  // once positives are attracted and counted: of all of each row, else empty

@@ -69,7 +69,7 @@ double log_positives(const Call<T>& call, int64_t i, double mean) {
 
 template <class T>
 void visit_forward(Call<T>& call) {
-  call.for_each_tile(!call.symmetric, [&](int64_t i, int64_t j, T* strip) {
+  call.for_each_tile(!call.p.both, [&](int64_t i, int64_t j, T* strip) {
     if constexpr (sizeof(T) == 4)
       if (call.bf16) {
         CLEAD_BF16_CALL(bf16_forward(call.p, call.q, i, j, strip));
@@ -101,9 +101,11 @@ Buffer<double> log_negatives(Call<T>& call, double power) {
     b.attracted = {call.doubles(call.n, 0.0), call.doubles(call.n, 0.0)};
   }
   visit_forward(call);
-  Buffer<double> logs(call.m);
-  parallel_rows(call.m,
-                [&](int64_t i) { logs[i] = log_sum(call, a.negatives, b.negatives, call.p.k_negatives, i); });
+  Buffer<double> logs(call.losses);
+  parallel_rows(call.m, [&](int64_t i) {
+    logs[i] = log_sum(call, a.negatives, b.negatives, call.p.k_negatives, i);
+    if (call.args.both_ways) logs[call.m + i] = log_sum(call, b.negatives, b.negatives, call.p.k_negatives, i);
+  });
   return logs;
 }
 
@@ -159,27 +161,31 @@ void forward_typed(const Arguments& args, T* loss, int64_t* counts, T* statistic
   auto &a = call.a, &b = call.b;
   call.sum_groups();
   if (call.bf16) call.load_bf16(false);
-  std::fill(statistics, statistics + kStatistics * call.m, T(0));
+  std::fill(statistics, statistics + kStatistics * call.losses, T(0));
   if (args.topk > 0) find_cuts(call, statistics + kCut * call.m);
   set_rules(call, args.topk > 0 ? static_cast<const T*>(statistics + kCut * call.m) : nullptr);
   const Buffer<double> negatives = log_negatives(call, 1 + beta_of(args));
   const Sums<T> as_row = a.positives, as_column = b.positives;
   if (call.p.attract) count_attracted(call, statistics);
   const Reweighted<T> reweighted(call);
-  parallel_rows(call.m, [&](int64_t i) {
+  const auto finish = [&](int64_t i, int64_t at) {  // loss number `at`, of the pairs of row i
     const int64_t count = call.positives.count[i];
     const double mean = call.mean_positive(i);
-    double n = negatives[i] - mean / args.temperature, p = kNone;
+    double n = negatives[at] - mean / args.temperature, p = kNone;
     if (count == 1)
       p = std::isnan(mean) ? mean : 0;
     else if (count > 1)
       p = log_add(a.group == nullptr ? kNone : log_sum(call, as_row, as_column, call.p.k, i) - mean / args.temperature,
                   call.positives.grouped ? kNone : log_positives(call, i, mean));
     if (is_reweighted(args)) n = reweighted.keep(statistics, i, negatives[i], p, mean);
-    loss[i] = static_cast<T>(row_loss(call, i, n, p, mean));
-    counts[i] = count;
-    call.keep(statistics, kNegatives, i, n);
-    call.keep(statistics, kPositives, i, p);
+    loss[at] = static_cast<T>(row_loss(call, i, n, p, mean));
+    counts[at] = count;
+    call.keep(statistics, kNegatives, at, n);
+    call.keep(statistics, kPositives, at, p);
+  };
+  parallel_rows(call.m, [&](int64_t i) {
+    finish(i, i);
+    if (args.both_ways) finish(i, call.m + i);
   });
   if (args.spread > 0) add_spread(call, loss, statistics);
   if (own_in_tile(call)) own_losses(call, loss, statistics);

@@ -88,7 +88,7 @@ double weigh_own_in_tile(Call<T>& call, int64_t i, double g, double n, double me
   const double each = inside ? 1 : 1 / static_cast<double>(call.positives.count[i]);
   const double log = (n + mean / call.args.temperature + shares) * kLog2e;
   own_positives(call, i, n, mean, [&](int64_t at, double value) {
-    listed[at] = g * (inside ? std::exp(-value - shares) : each) * std::expm1(-value);
+    listed[at] += g * (inside ? std::exp(-value - shares) : each) * std::expm1(-value);
   });
   if (n == kNone) return 0;
   own.weight[i] = static_cast<T>(-g * each);

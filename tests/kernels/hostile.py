@@ -38,6 +38,7 @@ def good(name: str, variant: int) -> dict[str, Any]:
         **{"self_offset": -1, "positive_offset": -1, "topk": 0, "attract": variant == 3, "weight": 0.5},
         **{"each_level": variant == 4, "all_rules": variant == 4, "denominator": variant % 3, "inside": variant == 3},
         **{"spread": 0.0, "debias": 0.0, "hard_negative_beta": 0.5 * (variant == 3), "euclidean": variant == 5},
+        "both_ways": variant == 6,
         **dict.fromkeys(("positive_index", "self_index", "groups", "candidate_groups", "row_threshold", "threshold")),
         **dict.fromkeys(("clusters", "candidate_clusters", "eps_tensor", "step_tensor", "sparsity_tensor")),
         **{"loss": torch.zeros(M), "num_positives": margin.clone(), "statistics": torch.zeros(16, M)},
@@ -47,7 +48,7 @@ def good(name: str, variant: int) -> dict[str, Any]:
         **{"hardest": margin.clone(), "positives": margin.clone(), "radial": torch.zeros(M, dtype=torch.float64)},
         **{"values": torch.zeros(M, 2), "indices": torch.zeros(M, 2, dtype=torch.int64), "grad": torch.zeros(M, D)},
     }
-    if variant in (0, 1):
+    if variant in (0, 1, 6):
         values["positive_offset"] = 0
     elif variant in (2, 5):
         values |= {"self_offset": 0, "groups": margin}
@@ -55,6 +56,14 @@ def good(name: str, variant: int) -> dict[str, Any]:
     else:
         values |= {"positive_index": margin, "topk": variant - 3, "row_threshold": torch.zeros(M)}
         values |= {"clusters": torch.zeros(2, M).long(), "candidate_clusters": torch.zeros(2, N).long()}
+    if variant == 6:
+        values |= {"candidates": torch.randn(M, D), "grad_candidates": torch.zeros(M, D)}
+        values |= {
+            "grad_loss": torch.ones(2 * M),
+            "loss": torch.zeros(2 * M),
+            "num_positives": margin.repeat(2),
+            "statistics": torch.zeros(16, 2 * M),
+        }
     if name.partition("_")[0] in ("pgd", "random", "project", "momentum"):
         pixel = torch.full((3, 1, 1), 0.5)
         values |= {"x_adv": images.clone(), "buffer": images.clone(), "grad": images.clone(), "x": images.clone()}
@@ -141,7 +150,7 @@ def main(randomly: int) -> None:
         op = getattr(torch.ops.clead, name).default
         arguments = op._schema.arguments
         kinds = {argument.name: str(argument.type).replace("Optional[Tensor]", "Tensor") for argument in arguments}
-        for variant in range(6 if name.startswith("contrastive") else 3):
+        for variant in range(7 if name.startswith("contrastive") else 3):
             good_values = good(name, variant)
             assert not call(op, good_values, f"{name} {variant}"), f"{name} {variant} is refused"
             for argument, kind in kinds.items():

@@ -27,6 +27,7 @@ GROUPS = torch.arange(400) % 7
 RULE = FalseNegatives(threshold=0.2, labels=GROUPS, treatment="attract")
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "symmetric": lambda a, b: kernels.nt_xent(a, **NATIVE),
+    "both ways": lambda a, b: kernels.clip_loss(a, b, **NATIVE),
     "two sides": lambda a, b: kernels.info_nce(a, b, hard_negative_beta=0.5, **NATIVE),
     "grouped": lambda a, b: kernels.sup_con(a, GROUPS, denominator="own_positive", **NATIVE),
     "attracted": lambda a, b: kernels.sup_con(a, GROUPS, false_negatives=RULE, **NATIVE),

@@ -93,7 +93,8 @@ template <class T>
 struct Contrast {
   int64_t d, ld, block;
   Rows<T> *a, *b;         // the same if symmetric, but for the state that b has of its own
-  bool symmetric;         // b is a: a tile serves c_ij and c_ji
+  bool symmetric;         // b is a
+  bool both;              // a tile serves c_ij and c_ji: so it is if b is a, or its rows are anchors of a's as well
   bool normalized;        // |c_ij| <= 1, or 4 for distances
   bool bounded;           // and the temperature is such that 2^(k_negatives c_ij - top) never flushes to 0
   bool spread;            // the loss has the term of Spread

@@ -74,7 +74,7 @@ void for_each_strip(const Contrast<T>& p, int64_t row_block, int64_t column_bloc
 // dots(tile) fills the strip with c_ij.
 template <class T, class Dots>
 void forward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block, T* strip, Dots&& dots) {
-  const bool both = p.symmetric && row_block != column_block;
+  const bool both = p.both && !(p.symmetric && row_block == column_block);
   const ColumnSums<T> sums{strip + kStrip * p.block, p.block};
   sums.clear();
   for_each_strip(p, row_block, column_block, [&](const Tile<T>& t) {
@@ -135,7 +135,7 @@ void backward_tile(const Contrast<T>& p, int64_t row_block, int64_t column_block
   T* const scores = strip + (kStrip + kColumnSums) * p.block;
   const auto gradients = [&](const Tile<T>& t) {
     if (p.sigmoid) return backward_sigmoid(p, t.i0, t.rows, t.columns, strip);
-    with_rules<T>(p, p.symmetric, [&](auto rules) {
+    with_rules<T>(p, p.both, [&](auto rules) {
       constexpr auto is = rules;
       if constexpr (is.kGrouped)
         if (p.own) return backward_own<T, decltype(rules)>(p, t.i0, t.rows, t.j0, t.columns, strip);

@@ -15,6 +15,7 @@ from .pairs import Pairs
 
 Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS = ("mean", "sum", "none")
+_OPPOSITES = Pairs(positive_offset=0)
 
 
 class Options(NamedTuple):
@@ -45,6 +46,8 @@ def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, optio
         and small.serves(a, b, scale[0], pairs, form)
     ):
         return small.loss(a, b, *scale, options.normalize, options.reduction, False, options.weights, True, pairs)
+    if chosen == "native" and options.grad_candidates and not _holds_tensors(pairs) and pairs == _OPPOSITES:
+        return _loss(chosen, scale, a, b, pairs._replace(both_ways=True), form, options)
     back = pairs._replace(clusters=pairs.candidate_clusters, candidate_clusters=pairs.clusters)
     there = _loss(chosen, scale, a, b, pairs, form, options)
     return (there + _loss(chosen, scale, b, a, back, form, options)) / 2
@@ -91,19 +94,25 @@ def _loss(
     rows, num_positives, _ = ops.forward_op(anchors, candidates, *scale, options.normalize, chosen, *pairs, *form)
     if sum_positives:
         rows = rows * num_positives
+    if pairs.both_ways:
+        rows = rows.view(2, anchors.shape[0]).mean(0)
     if weights is not None:
         rows = rows * weights.to(rows.dtype)
     return reduce(rows, num_positives, options.reduction)
+
+
+def _holds_tensors(pairs: Pairs) -> bool:
+    return any(isinstance(value, Tensor) for value in pairs)
 
 
 def reduce(rows: Tensor, num_positives: Tensor, reduction: str) -> Tensor:
     """``rows`` [M] by name; ``"mean_valid"`` is the mean over rows with a positive."""
     if reduction == "none":
         return rows
-    if reduction == "sum":
+    if reduction == "sum" or not rows.shape[0]:
         return rows.sum()
     if reduction == "mean":
-        return rows.sum() / max(rows.shape[0], 1)
+        return rows.mean()
     return rows.sum() / (num_positives > 0).sum().clamp_min(1)
 
 

@@ -24,7 +24,7 @@ _ARGUMENTS = (
     "int positive_offset, Tensor? positive_index, Tensor? groups, Tensor? candidate_groups, float? threshold, "
     "Tensor? row_threshold, int topk, Tensor? clusters, Tensor? candidate_clusters, bool each_level, bool all_rules, "
     "bool attract, float weight, int denominator, bool inside, float spread, float debias, float hard_negative_beta, "
-    "bool euclidean"
+    "bool euclidean, bool both_ways"
 )
 _library.define(
     f"contrastive_native_({_ARGUMENTS}, Tensor(a!) loss, Tensor(b!) num_positives, Tensor(c!) statistics) -> ()"
@@ -39,11 +39,12 @@ def forward(
     anchors: Tensor, candidates: Tensor | None, temperature: Tensor | float, normalize: bool, pairs: Pairs, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of each row, its number of positives and the statistics for ``backward``: see ``reference.forward``."""
-    rows, dtype = anchors.shape[0], working_dtype(anchors.dtype)
-    loss, statistics = anchors.new_empty(rows, dtype=dtype), anchors.new_empty((STATISTICS, rows), dtype=dtype)
-    num_positives = anchors.new_empty(rows, dtype=torch.int64)
+    losses, dtype = pairs.losses(anchors.shape[0]), working_dtype(anchors.dtype)
+    loss, statistics = anchors.new_empty(losses, dtype=dtype), anchors.new_empty((STATISTICS, losses), dtype=dtype)
+    num_positives = anchors.new_empty(losses, dtype=torch.int64)
     # Embeddings that meet their own constant copy: forward is symmetric all the same, and half the work.
-    others = None if candidates is not None and _same(anchors, candidates) else candidates
+    same = candidates is not None and not pairs.both_ways and _same(anchors, candidates)
+    others = None if same else candidates
     arguments = _arguments(anchors, others, temperature, normalize, pairs, form)
     torch.ops.clead.contrastive_native_.default(*arguments, loss, num_positives, statistics)
     return loss, num_positives, statistics
@@ -126,4 +127,5 @@ def _arguments(
         form.debias,
         form.hard_negative_beta,
         form.metric == "euclidean",
+        pairs.both_ways,
     )

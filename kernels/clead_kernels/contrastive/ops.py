@@ -72,13 +72,13 @@ def _forward_fake(
     temperature: float,
     normalize: bool,
     impl: str,
-    *_: Any,
+    *rules: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, dtype = anchors.shape[0], _rows.working_dtype(anchors.dtype)
+    losses, dtype = _rules(rules)[0].losses(anchors.shape[0]), _rows.working_dtype(anchors.dtype)
     return (
-        anchors.new_empty(rows, dtype=dtype),
-        anchors.new_empty(rows, dtype=torch.int64),
-        anchors.new_empty((_STATISTICS[impl], rows), dtype=dtype),
+        anchors.new_empty(losses, dtype=dtype),
+        anchors.new_empty(losses, dtype=torch.int64),
+        anchors.new_empty((_STATISTICS[impl], losses), dtype=dtype),
     )
 
 

@@ -32,6 +32,8 @@ class Pairs(NamedTuple):
         weight: of a false negative in the denominator, for ``"weight"``.
         images: rows of the same remainder by it are positive; -1 = none. Only ``small`` takes it, the others take the
             groups that ``spelled_out`` makes of it.
+        both_ways: the M candidates are anchors of the anchors too, and their losses follow: 2M in all. Only ``native``
+            takes it, for the pairs of ``positive_offset=0`` and no other rule.
     """
 
     self_offset: int = -1
@@ -50,6 +52,7 @@ class Pairs(NamedTuple):
     treatment: str = "eliminate"
     weight: float = 1.0
     images: int = -1
+    both_ways: bool = False
 
     @classmethod
     def of_views(cls, embeddings: Tensor, num_views: int) -> Pairs:
@@ -118,6 +121,10 @@ class Pairs(NamedTuple):
             clusters=part(self.clusters),
         )
 
+    def losses(self, rows: int) -> int:
+        """How many losses these pairs of ``rows`` anchors have."""
+        return 2 * rows if self.both_ways else rows
+
     def features(self, width: int) -> dict[str, str]:
         """What these pairs of rows of ``width`` dimensions ask of an implementation, as ``dispatch.resolve`` has it."""
         several = self.clusters is not None and self.clusters.ndim == 2
@@ -133,6 +140,7 @@ class Pairs(NamedTuple):
 SCHEMA = (
     "int self_offset, Tensor? self_index, int positive_offset, Tensor? positive_index, Tensor? groups, "
     "Tensor? candidate_groups, float? threshold, Tensor? row_threshold, int topk, Tensor? clusters, "
-    "Tensor? candidate_clusters, bool each_level, bool all_rules, str treatment, float weight, int images"
+    "Tensor? candidate_clusters, bool each_level, bool all_rules, str treatment, float weight, int images, "
+    "bool both_ways"
 )
 """The fields of ``Pairs`` in order, as op arguments."""
