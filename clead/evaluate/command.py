@@ -15,6 +15,7 @@ from rich.console import Console
 from clead import report
 from clead.config import CLASSIFIER_STAGES, parse_real
 from clead.engine.environment import environment
+from clead.engine.memory import keep_freed_memory
 from clead.engine.progress import Progress
 from clead.engine.results import Row, read_results, row_key, write_results
 from clead.engine.run import RunFolder
@@ -125,6 +126,8 @@ def versions_of(device: str) -> str:
 def main(argv: list[str]) -> None:
     """The command."""
     arguments = parse(argv)
+    if arguments.device == "cpu":
+        keep_freed_memory()
     console = report.output_console()
     sources = Sources()
     todo = open_all(arguments, sources)
