@@ -26,6 +26,7 @@ from clead.cli import Plan, plans
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig, require
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
+from clead.engine.memory import keep_freed_memory
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.evaluate.stage import evaluate
@@ -73,6 +74,8 @@ def prepare(plan: Plan, progress: Progress, label: str, sources: Sources) -> tup
     _check_branches(plan, method)
     _check_selection(plan, method)
     device = _device(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     _allow_tf32(config.speed.precision == "tf32")

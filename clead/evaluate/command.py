@@ -17,6 +17,7 @@ from clead import report
 from clead.config import CLASSIFIER_STAGES, parse_real
 from clead.engine.environment import environment, name_commit
 from clead.engine.files import write_atomic
+from clead.engine.memory import keep_freed_memory
 from clead.engine.progress import Progress
 from clead.engine.results import Row, add_results, read_results
 from clead.engine.run import RunFolder
@@ -130,6 +131,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     import_own(argv)
     arguments = parse(argv)
+    if arguments.device == "cpu":
+        keep_freed_memory()
     console = report.output_console()
     sources = Sources()
     todo = open_all(arguments, sources)
