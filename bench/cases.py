@@ -26,8 +26,7 @@ class Loss:
     """A contrastive loss, ``reduction="mean"``, forward and backward, normalisation included.
 
     ``rows`` anchors of width ``dim`` against ``columns`` candidates (0 = as many). ``classes`` clusters the data, so
-    that rows of a cluster have a cosine near 0.8 and
-    others near 0: sup_con's labels, or what ``threshold`` cancels.
+    that rows of a cluster have a cosine near 0.8 and others near 0: sup_con's labels, or what ``threshold`` cancels.
     """
 
     op: str

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ from clead.engine.results import KEY
 from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.evaluate import command as evaluate
-from clead.evaluate import session, stage
+from clead.evaluate import session, stage, table
 from clead.evaluate.measures import accuracy_measures
 from clead.evaluate.table import headlines
 from clead.protocols import sweeps
@@ -325,6 +326,43 @@ def test_the_headline_admits_that_another_attack_went_lower():
         "r: headline at linf eps 0.1 is autoattack, 50.0%, yet pgd20 went lower: report its 49.0%"
     ]
     assert list(headlines(rows[:1])) == ["r: headline at linf eps 0.1 is autoattack, 50.0%"]
+
+
+def test_every_radius_and_every_severity_has_its_own_numbers():
+    shared = {
+        "dataset": "digits",
+        "norm": "linf",
+        "flags": [],
+        "severity": None,
+        "corruption": None,
+        "model": "trained",
+    }
+    rows = [
+        {
+            **shared,
+            "run": run,
+            "name": f"pgd20 from {source}",
+            "attack": f"transfer:{source}",
+            "eps": eps,
+            "accuracy": a,
+        }
+        for eps, accuracies in ((0.1, (0.11, 0.12, 0.13, 0.14)), (0.2, (0.21, 0.22, 0.23, 0.24)))
+        for (run, source), a in zip(product("ab", repeat=2), accuracies, strict=True)
+    ]
+    damaged = {**shared, "run": "a", "attack": None, "eps": None, "norm": None}
+    for severity, (fog, snow) in {1: (0.9, 0.8), 5: (0.5, 0.4)}.items():
+        rows += [
+            {**damaged, "name": name, "corruption": name, "severity": severity, "accuracy": a}
+            for name, a in (("fog", fog), ("snow", snow))
+        ]
+    console = Console(file=io.StringIO(), width=100)
+    table.show([], rows, console)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    for eps, (first, second) in {"0.1": ("11.0 12.0", "13.0 14.0"), "0.2": ("21.0 22.0", "23.0 24.0")}.items():
+        (at,) = (index for index, line in enumerate(lines) if line[:5] == ["transfer", "at", "linf", "eps", f"{eps}:"])
+        body = [line for line in lines[at + 1 : at + 6] if line[:1] in (["a"], ["b"]) and len(line) == 3]
+        assert body == [["a", *first.split()], ["b", *second.split()]]
+    assert ["fog", "90.0", "50.0"] in lines and ["snow", "80.0", "40.0"] in lines
 
 
 def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypatch):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from clead.engine.results import KEY, make_row, read_results, row_key, wilson, write_results
+from clead.engine.results import KEY, make_row, read_results, renamed, row_key, wilson, write_results
 from clead.errors import UserError
 
 
@@ -45,3 +45,15 @@ def test_malformed_results_name_the_file(tmp_path):
         file.write_text(content)
         with pytest.raises(UserError, match=r"results\.json: expected (a list|row 0)"):
             read_results(file)
+
+
+def test_a_renamed_run_takes_its_own_attacks_along_and_no_others():
+    row = {"run": "a.b (1)", "attack": "transfer:a.b (1)", "name": "pgd20 from a.b (1)", "accuracy": 0.5}
+    assert renamed(row, r"new\1") == {
+        **{"run": r"new\1", "attack": r"transfer:new\1", "name": r"pgd20 from new\1"},
+        "accuracy": 0.5,
+    }
+    measure = {"run": "old", "of": "pgd20 from old linf eps 0.1"}
+    assert renamed(measure, "new") == {"run": "new", "of": "pgd20 from new linf eps 0.1"}
+    others = {"run": "old", "attack": "transfer:older", "name": "pgd20 from older"}
+    assert renamed(others, "new") == {**others, "run": "new"}

@@ -45,6 +45,14 @@ def test_a_source_that_beats_a_masked_target_is_flagged(network):
     assert rows["transfer:r"]["flags"] == ["transfer_beats_white_box"] and rows["transfer:masked"]["flags"] == []
 
 
+def test_a_target_that_the_margin_breaks_is_not_flagged_though_its_cross_entropy_says_nothing(network):
+    logits = network.classifier.logits
+    saturated = named(network, "saturated", classifier=replace(network.classifier, logits=lambda x: 1e4 * logits(x)))
+    rows = {row["attack"]: row for row in Transfer([network, saturated], PGD).rows(saturated, 0.15)}
+    assert rows["transfer:saturated"]["accuracy"] > rows["transfer:r"]["accuracy"] + 0.2
+    assert rows["transfer:r"]["flags"] == []
+
+
 def test_models_of_other_images_and_attacks_that_leave_images_alone_are_errors(network, linear):
     with pytest.raises(UserError, match="transfer needs models of the same test images: r and r differ"):
         Transfer([network, linear[0]], PGD)
