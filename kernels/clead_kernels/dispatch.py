@@ -137,7 +137,10 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
     for row in rows:
         if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl, device) is None:
             return row.impl
-    asked = ", ".join([device.type, _short(dtype), *(f"{name}={value}" for name, value in features.items())])
+    # A large matrix is a preference, never a reason to refuse.
+    rows = tuple(row for row in rows if row.features[-1:] != _LARGE)
+    wanted = (f"{name}={value}" for name, value in features.items() if name not in _USUAL)
+    asked = ", ".join([device.type, _short(dtype), *wanted])
     message = f"impl={impl!r} cannot run {op} on {asked}; {op} has {' and '.join(map(str, rows))}"
     reason = _absence(impl, device) if any(row.impl == impl for row in rows) else None
     raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
