@@ -57,8 +57,21 @@ def replayed(work: Work, contender: Contender, case: Case, inputs: Inputs, copie
         for each in works:
             each.once()
             each.reset()
+        _refuse_waiting(works[0])
     torch.cuda.current_stream().wait_stream(stream)
-    return Replayed(works)
+    with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails leaves its own as the current one
+        return Replayed(works)
+
+
+def _refuse_waiting(work: Work) -> None:
+    """Raise where ``work`` waits for the device: torch 2.11 does not recover from a capture that fails by that."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work.once()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+        work.reset()
 
 
 def _in_tf32(stage: Callable[[], object]) -> None:

@@ -65,8 +65,22 @@ def _compile(function: Function, sample: Tensor) -> Function:
 def _capture(function: Function, sample: Tensor) -> Function:
     if sample.device.type != "cuda":
         raise RuntimeError(f"a graph needs a CUDA device, got {sample.device.type}")
-    graphed: Any = torch.cuda.make_graphed_callables(function, (sample,))
+    _refuse_waiting(function, sample)
+    with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails leaves its own as the current one
+        graphed: Any = torch.cuda.make_graphed_callables(function, (sample,))
     return cast(Function, graphed)
+
+
+def _refuse_waiting(function: Function, sample: Tensor) -> None:
+    """Raise where a pass waits for the device: torch 2.11 does not recover from a capture that fails by that."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(function(sample).sum(), sample)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 _BUILDERS: dict[Executor, Build] = {"compile": _compile, "graph": _capture}

@@ -127,3 +127,21 @@ def test_captured_functions_have_the_same_gradient(weight):
             assert run is not function
             grads = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (run, function)]
             torch.testing.assert_close(*grads)
+
+
+@pytest.mark.gpu
+def test_a_function_that_waits_for_the_device_runs_as_it_is_and_the_next_one_is_captured(weight):
+    weight, x = weight.cuda(), torch.rand(4, 2, device="cuda").requires_grad_()
+    here = torch.cuda.current_stream()
+
+    def waits(x):
+        return x * weight.sum().item()
+
+    with pytest.warns(UserWarning, match="attacked eagerly"):
+        assert Runner("graph")(waits, "waits", x) is waits
+    assert torch.cuda.current_stream() == here and torch.cuda.get_sync_debug_mode() == 0
+
+    def works(x):
+        return x * weight
+
+    assert Runner("graph")(works, "works", x) is not works

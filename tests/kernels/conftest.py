@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -56,9 +57,30 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
     return measure
 
 
+@pytest.fixture
+def interpreter() -> None:
+    """Skips where Triton's interpreter, which calculates with NumPy, does not know the NumPy that is here."""
+    triton = pytest.importorskip("triton")
+    of_triton, of_numpy = (tuple(map(int, x.__version__.split(".")[:2])) for x in (triton, numpy))
+    if of_triton < (3, 7) and of_numpy >= (2, 4):
+        pytest.skip(f"Triton {triton.__version__} does not interpret with NumPy {numpy.__version__}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def fresh_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The compiler's cache knows nothing of our fake kernels, and would return code made for older ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A kernel that reads or writes elsewhere leaves its process without a device: pytest-xdist begins another one."""
+    done = yield
+    if item.get_closest_marker("gpu") and "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
+    return done

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("interpreter")]
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
