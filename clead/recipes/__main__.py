@@ -1,4 +1,4 @@
-"""``python -m clead.recipes [WORD… | show NAME]``: recipes with their sources, commands, and the papers' and our numbers."""
+"""``python -m clead.recipes [WORD… | show NAME]``: recipes with their sources, commands and numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from clead.cli import config_values
 from clead.engine.files import read_json
 from clead.errors import ArgumentParser, UserError, run_command
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.own_modules import import_own
 from clead.recipes import RECIPES, Recipe, find_recipe
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -23,6 +25,8 @@ def main(argv: list[str]) -> None:
     )
     only = "only recipes with all of these in their names, such as clae cifar10; or: show NAME"
     parser.add_argument("words", metavar="WORD", nargs="*", help=only)
+    parser.add_argument("--import", dest="modules", metavar="MODULE,…", help=IMPORT_HELP)
+    import_own(argv)
     words: list[str] = parser.parse_args(argv).words
     if words[:1] == ["show"]:
         if len(words) != 2:
