@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import inspect
 import io
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from clead.config import RunOptions, TrainConfig
+from clead.config.values import Flag
 from clead.data import find_dataset
 from clead.engine.files import read_json
 from clead.errors import UserError
@@ -134,12 +136,14 @@ def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[Trai
         ),
         ("config", Annotated[Path | None, tyro.conf.arg(help="Start from this config.json.")], None),
         ("modules", Annotated[str | None, tyro.conf.arg(name="import", metavar="MODULE,…", help=IMPORT_HELP)], None),
-        ("list", Annotated[bool, tyro.conf.arg(help="List the methods and leave.")], False),
+        ("list", Annotated[Flag, tyro.conf.arg(help="List the methods and leave.")], False),
     ]
     command = make_dataclass("Command", options, frozen=True)
-    parsed: Any = tyro_cli(
-        command, list(args), prog=f"python -m clead.train {method}", description=find_method(method).__doc__
-    )
+    shared = {field.name for field in fields(TrainConfig)}
+    own = [field.name for field in fields(config_type) if field.name not in shared]
+    words = f"Its own settings: {', '.join(own).replace('_', '-') or 'none'}; every method has the others."
+    description = f"{inspect.getdoc(find_method(method))}\n\n{words}"
+    parsed: Any = tyro_cli(command, list(args), prog=f"python -m clead.train {method}", description=description)
     return parsed.settings, parsed.options
 
 

@@ -7,7 +7,10 @@ import io
 import os
 import signal
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +35,15 @@ class NewerFile(UserError):
 def one_line(error: BaseException) -> str:
     """What a library says of an error, on one line of bounded length; its type where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def place(error: BaseException) -> str:
+    """`` at mine.py:12``: the innermost line of a user's own code that an error went through; empty where none was."""
+    paths = sysconfig.get_paths()
+    others = (str(Path(__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"], "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from clead.cli import tyro_cli
 from clead.config import Stage
+from clead.config.values import Flag
 from clead.engine.files import write_atomic
 from clead.loading import load
 from clead.models import torchvision_state_dict
@@ -36,7 +37,7 @@ class Export:
     """Batch-norm branch; default the run's evaluation branch."""
     stage: Stage = "pretrain"
     """After which stage; full_finetune and adv_finetune change the encoder."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace an existing file."""
     modules: Annotated[str | None, tyro.conf.arg(name="import", metavar="MODULE,…", help=IMPORT_HELP)] = None
 

@@ -77,8 +77,9 @@ def show(runs: Sequence[Path], console: Console, *, figures: bool = True, markdo
     from clead.figures.drawing import draw_all  # brings matplotlib along
 
     for run in runs:
-        for path in draw_all(run, lambda reason: emit(console, reason)):
-            emit(console, f"drew {path}")
+        drawn = draw_all(run, lambda reason: emit(console, reason))
+        if drawn:
+            emit(console, f"drew {run / 'figures'}: {', '.join(path.stem for path in drawn)}")
 
 
 def show_table(rows: Sequence[Row], console: Console, *, markdown: bool) -> None:

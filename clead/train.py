@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from clead import data, dry_run, report
 from clead.augment import find_augmentation
@@ -196,6 +195,8 @@ def _compare(session: Session, name: Comparison) -> None:
     out = session.folder.path / "comparisons" / name
     out.parent.mkdir(exist_ok=True)
     plan = replace(plan, out=out, resume=True, overwrite=False)
+    if "pretrain" not in RunFolder(out).stages:
+        session.progress.note(f"beside it, the {name} model: {out}")
     folder = run(plan, session.progress, label=name, sources=session.sources)
     session.folder.add_results([{**row, "run": session.folder.name} for row in folder.results])
 
@@ -239,11 +240,11 @@ def _next_step(plan: Plan) -> str:
 
 
 def list_methods(console: Console) -> None:
-    """Method, paper and one line each."""
-    table = Table("method", "paper", "what it does", box=None, pad_edge=False)
+    """A line for each method: what it does, and its paper."""
+    width = max(map(len, METHODS))
     for name, method in METHODS.items():
-        table.add_row(name, method.paper, (method.__doc__ or "").splitlines()[0])
-    console.print(table)
+        what = (method.__doc__ or "").partition("\n")[0]
+        report.emit(console, f"{name:<{width}}  {what} ({method.paper})")
 
 
 def main(argv: list[str]) -> None:
@@ -263,7 +264,9 @@ def main(argv: list[str]) -> None:
         return
     for plan in todo:  # all of them before the first is trained
         RunFolder.check(plan.out, resume=plan.resume, overwrite=plan.overwrite)
-    for plan in todo:
+    for number, plan in enumerate(todo, start=1):
+        if len(todo) > 1:
+            progress.note(f"run {number} of {len(todo)}: {plan.out}")
         run(plan, progress)
     show(todo, console)
 

@@ -72,6 +72,18 @@ def test_rows_are_added_by_key_and_none_is_lost(run, capsys):
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row["accuracy"] for row in after]
 
 
+def test_a_quick_look_does_not_cost_a_row_of_more_images(run, tmp_path, capsys):
+    before = rows(run)
+    evaluate.main([str(run), "--attacks", "fgsm,pgd2", "--eps", "0.1", "--samples", "20"])
+    after = rows(run)
+    assert after[: len(before)] == before and [row["name"] for row in after[len(before) :]] == ["pgd2"]
+    said = capsys.readouterr().out
+    assert "main fgsm linf eps 0.1:" in said and "20 images" in said
+    assert "2 of them were there, of more images, and stay as they were" in said
+    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.1", "--samples", "80"])
+    assert [row["samples"] for row in rows(run) if row["model"] == "trained"] == [80, 80, 20]
+
+
 def test_an_interruption_keeps_the_rows_that_are_finished(run, monkeypatch):
     original = find_attack("pgd7")
 
@@ -222,7 +234,7 @@ def test_transfer_shows_every_pair_and_equal_names_are_refused(run, capsys):
 
 def test_measures_have_a_file_of_their_own_with_formulas(run):
     both = [str(run), str(run / "comparisons" / "random")]
-    command = [*both, "--protocols", "attacks,metrics", "--attacks", "fgsm", "--eps", "0.1", "--samples", "50"]
+    command = [*both, "--protocols", "attacks,metrics", "--attacks", "fgsm", "--eps", "0.1", "--samples", "60"]
     evaluate.main([*command, "--gap", "random,main"])
     evaluate.main(command)  # replaces, and drops nothing
     content = json.loads((run / "measures.json").read_text())
@@ -232,7 +244,7 @@ def test_measures_have_a_file_of_their_own_with_formulas(run):
         assert 0 <= values["trained", "alignment", of] <= 4
         assert values["trained", "uniformity", of] < 0 < values["trained", "class_distance_ratio", of]
     of = "fgsm linf eps 0.1"
-    found = {row["name"]: row["accuracy"] for row in rows(run) if row["model"] == "trained" and row["samples"] == 50}
+    found = {row["name"]: row["accuracy"] for row in rows(run) if row["model"] == "trained"}
     assert values["trained", "relative_drop", of] == (found["clean"] - found["fgsm"]) / found["clean"]
     assert values["trained", "gap_closed", f"{of}, random to main"] == 1
     assert values["random", "gap_closed", f"{of}, random to main"] == 0
@@ -376,9 +388,9 @@ def test_an_absent_library_is_an_error_before_the_first_attack(trained, monkeypa
 def test_a_terminal_shows_how_many_images_were_attacked(run, monkeypatch):
     shown = Console(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(report, "output_console", lambda: shown)
-    evaluate.main([str(run), "--attacks", "pgd5,pgd6", "--eps", "0.3", "--samples", "40", "--batch-size", "16"])
+    evaluate.main([str(run), "--attacks", "pgd5,pgd6", "--eps", "0.3", "--samples", "60", "--batch-size", "16"])
     counts = [int(n) for n in re.findall(r"(\d+) images attacked", shown.file.getvalue())]
-    right = next(row["accuracy"] for row in rows(run) if row["name"] == "clean" and row["samples"] == 40) * 40
+    right = next(row["accuracy"] for row in rows(run) if row["name"] == "clean") * 60
     assert max(counts) == 2 * round(right)  # what is wrong already is not attacked
 
 

@@ -88,3 +88,13 @@ def test_it_shows_one_with_all_its_settings(capsys):
     assert "52.82" in out
     with pytest.raises(UserError, match="unknown recipe 'acl_cifar'; the nearest is 'acl_cifar10'"):
         main(["show", "acl_cifar"])
+
+
+def test_words_choose_among_them(capsys):
+    main(["clae", "cifar10"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  ")]
+    assert shown == [name for name in RECIPES if "clae" in name and "cifar10" in name]
+    assert "clae_cifar10" in shown and "clae_digits" not in shown
+    for words in (["cifar11"], ["show"], ["show", "acl_cifar10", "clead_digits"]):
+        with pytest.raises(UserError, match="expected words of the names|followed by the name of one recipe"):
+            main(words)

@@ -209,7 +209,7 @@ def test_unfinished_run_says_what_is_missing(tmp_path, capsys):
         f"{run} (failed) is not in the table: {run}/results.json: expected this file of the run folder, found none",
         f"accuracy_against_eps not drawn: {run}/results.json: expected this file of the run folder, found none",
         f"image_grid not drawn: {run}/examples.safetensors: expected this file of the run folder, found none",
-        f"drew {run}/figures/loss_curves.png",
+        f"drew {run}/figures: loss_curves",
         f"wrote {run}/report.html",
         f"wrote {run}/report.md",
     ]
@@ -226,10 +226,7 @@ def test_missing_comparisons_are_named_if_asked_for(tmp_path, capsys):
 def test_draws_the_figures(tmp_path, capsys):
     run = write_run(tmp_path / "r", digits_rows())
     _, out, _ = command(capsys, run)
-    assert [line for line in out.splitlines() if line.startswith("drew")] == [
-        f"drew {run}/figures/loss_curves.png",
-        f"drew {run}/figures/accuracy_against_eps.png",
-    ]
+    assert f"drew {run}/figures: loss_curves, accuracy_against_eps" in out.splitlines()
     assert (run / "figures" / "accuracy_against_eps.png").stat().st_size > 10_000
     assert (run / "report.html").read_text().count("<img ") == 2
 

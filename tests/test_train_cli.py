@@ -15,10 +15,11 @@ import torch
 import clead
 from clead import train
 from clead.cli import config_values, plans, read_config
-from clead.data import cifar10
+from clead.data import DATASETS, cifar10
 from clead.engine import checkpoint
 from clead.engine.run import RunFolder
 from clead.errors import run_command
+from clead.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--epochs", "2", "--batch-size", "64", "--linear-eval.epochs", "2", "--evaluation.samples", "40"]
@@ -72,7 +73,7 @@ def test_the_comparisons_are_what_they_say(finished):
         assert torch.equal(value, random.state_dict()[key])
 
 
-def test_the_undefended_model_is_evaluated_with_the_branch_it_trained(tmp_path):
+def test_the_undefended_model_is_evaluated_with_the_branch_it_trained(tmp_path, capsys):
     branches = ["--encoder.bn.branches", "clean", "adv", "--encoder.bn.evaluation-branch", "adv"]
     few = ["--evaluation.attacks", "--evaluation.sweep-eps", "--compare", "undefended"]
     train.main(["clead", *TINY, *branches, *few, "--out", str(tmp_path / "run")])
@@ -80,12 +81,30 @@ def test_the_undefended_model_is_evaluated_with_the_branch_it_trained(tmp_path):
         "trained": "adv",
         "undefended": "clean",
     }
+    assert f"beside it, the undefended model: {tmp_path}/run/comparisons/undefended" in capsys.readouterr().out
+
+
+def test_every_one_of_several_runs_is_announced(tmp_path, capsys):
+    few = ["--epochs", "0", "--compare", "--evaluation.attacks", "fgsm", "--evaluation.samples", "20"]
+    train.main(["ce", *few, "--seeds", "0,1", "--out", str(tmp_path / "run")])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("run ")] == [
+        f"run 1 of 2: {tmp_path}/run-s0",
+        f"run 2 of 2: {tmp_path}/run-s1",
+    ]
 
 
 def test_load_gives_the_model_in_three_lines(finished):
     model = clead.load(finished)
     features = model.features(torch.rand(2, 1, 8, 8), branch="clean")
     assert features.shape == (2, model.encoder.feature_dim) and not model.training
+
+
+def test_a_loaded_model_is_called_like_any_classifier(finished):
+    x = torch.rand(2, 1, 8, 8)
+    model, encoder = clead.load(finished), clead.load(finished, stage="pretrain")
+    assert torch.equal(model(x), model.logits(x, branch="clean")) and model(x).shape == (2, 10)
+    assert torch.equal(encoder(x), encoder.features(x, branch="clean"))
 
 
 def test_running_again_is_refused_and_resuming_a_finished_run_does_nothing(finished, capsys):
@@ -192,10 +211,10 @@ def one_line(capsys):
         (["clead", "--attack.eps", "nan"], "expected a finite number, got 'nan'"),
         (["clead", "--temperature", "0"], "temperature must be above 0, got 0.0"),
         (["clead", "--epochs", "-1"], "epochs must be at least 0, got -1"),
-        (["clead", "--epochs", "many"], "--epochs"),
+        (["clead", "--epochs", "1.5"], "error: --epochs: expected an integer, got '1.5'"),
         (["clead", "--batch-size", "5000"], "at most the 1197 training samples, got 5000"),
-        (["clead", "--epochz", "3"], "the nearest is --epochs"),
-        (["clead", "--attack.epz", "3"], "the nearest is --attack.eps"),
+        (["clead", "--epoch", "3"], "error: unknown option --epoch; the nearest is --epochs"),
+        (["clead", "--attack.ep", "3"], "error: unknown option --attack.ep; the nearest is --attack.eps"),
         (["cleed"], "unknown method 'cleed'; the nearest is 'clead'"),
         ([], "expected a method as the first argument"),
         (["clead", "--data", "cifer10"], "the nearest is 'cifar10'"),
@@ -321,7 +340,7 @@ def test_every_setting_survives_its_config_file(tmp_path):
 def test_list_and_help_name_every_method(flag, capsys):
     train.main([flag])
     out = capsys.readouterr().out
-    assert all(name in out for name in ("ce", "clead", "pgd_at", "simclr"))
+    assert [line.split()[0] for line in out.splitlines()[: len(METHODS)]] == [*METHODS]  # one line each
     assert flag == "--list" or "METHOD --help" in out
 
 
@@ -365,3 +384,25 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
     (line,) = stderr.strip().splitlines()
     assert line.startswith("error: ") and "File too large" in line
     assert list((out / "checkpoints").iterdir()) == []
+
+
+def test_help_begins_with_the_methods_own_settings_and_flags_have_one_form(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["rocl", "--help"])
+    shown = capsys.readouterr().out
+    assert "Its own settings: projector, temperature, attack, regularization;" in shown
+    assert "--resume" in shown and "--no-resume" not in shown and "--speed.no-fold" in shown
+
+
+def test_help_names_the_data_sets(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["ce", "--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in DATASETS)
+
+
+def test_a_refused_resume_leaves_a_finished_run_finished(finished, capsys):
+    before = {path: path.read_bytes() for path in finished.rglob("*.json")}
+    assert status(["clead", "--resume", "--attack.eps", "0.2", "--out", str(finished)]) == 2
+    assert f"{finished}: cannot resume with attack.eps 0.2, the run has 0.15" in one_line(capsys)
+    assert {path: path.read_bytes() for path in before} == before

@@ -40,7 +40,7 @@ def attack(
     step_size: float | Tensor,
     random_start: bool,
     keep: Literal["last", "best"] = "last",
-    rng: Rng,
+    rng: Rng | None = None,
     momentum: float | None = None,
     l1_sparsity: float | Tensor = 0.01,
     impl: Impl = "auto",
@@ -55,18 +55,23 @@ def attack(
         step_size: length of a step in the norm, a float or a tensor broadcastable to x.
         random_start: start from a uniform point of the ball instead of x.
         keep: return the last iterate, or per sample the iterate of largest loss (the start included).
-        rng: stream of the random start, one sample id per row of x.
+        rng: stream of the random start, one sample id per row of x; needed for that only.
         momentum: decay of the gradients' running sum (MI-FGSM); None steps along the gradient itself.
         l1_sparsity: part of the coordinates that an l1 step moves, a float or a [B] tensor.
         impl: implementation of the perturbation operators.
 
     Returns:
         x_adv [B, C, H, W], detached.
+
+    Raises:
+        ValueError: a random start without ``rng``.
     """
     ball: dict[str, Any] = {"eps": constraint.eps, "norm": constraint.norm, "bounds": constraint.bounds, "impl": impl}
     x = x.detach()
     x_adv = x.clone()
     if random_start:
+        if rng is None:
+            raise ValueError("rng must be a stream such as Rng.create(seed, 'attack', sample_ids) with random_start")
         random_start_(x_adv, x, seed=rng.key, sample_ids=rng.sample_ids, step=rng.step, **ball)
     step: dict[str, Any] = ball | {"step_size": step_size, "l1_sparsity": l1_sparsity}
     if momentum is not None:

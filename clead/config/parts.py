@@ -83,7 +83,7 @@ class EncoderConfig:
     """The backbone."""
 
     name: str = "resnet18"
-    """A key of clead.models.ENCODERS."""
+    """The network: digits_cnn; resnet18, 34, 50 and 101 for small images; resnet18_imagenet and 50 for large ones."""
     bn: BatchNormConfig = BatchNormConfig()
     """Branches of batch normalisation."""
 

@@ -21,6 +21,7 @@ from clead.config.parts import (
 from clead.config.values import (
     CLASSIFIER_STAGES,
     STAGES,
+    Flag,
     Impl,
     Integers,
     OnNonfinite,
@@ -38,7 +39,8 @@ class TrainConfig:
     """What every method shares."""
 
     data: str = "digits"
-    """A key of clead.data.DATASETS."""
+    """The images: digits, cifar10, cifar100, stl10, stl10_unlabeled, tiny_imagenet, folder; imagenet_val has none to
+    train on."""
     data_dir: Path = Path("data")
     """Folder that holds the data set's files."""
     download: bool = False
@@ -48,7 +50,7 @@ class TrainConfig:
     train_samples: int | None = None
     """Only the first N training images, to try something out; all when None."""
     augment: str = "digits"
-    """A key of clead.augment.AUGMENTATIONS."""
+    """A key of clead.augment.AUGMENTATIONS; a wrong name lists them."""
     epochs: int = 100
     """Passes over the training split; 0 keeps the initial weights."""
     batch_size: int = 512
@@ -149,9 +151,9 @@ class RunOptions:
 
     out: Path | None = None
     """Run folder; default runs/<method>-<data>-s<seed>."""
-    resume: bool = False
+    resume: Flag = False
     """Continue an existing run folder (or start, when there is none)."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace an existing run folder."""
     callbacks: tuple[str, ...] = ()
     """module:function to call with the run folder and every line of metrics; clead.callbacks:tensorboard is one."""
@@ -161,7 +163,7 @@ class RunOptions:
     """One run per value of a field, each in its own folder: attack.eps=4/255,8/255."""
     profile: int = 0
     """Write a trace of so many steps of the pre-training, and a page that says where they go, to the run's profile/."""
-    dry_run: bool = False
+    dry_run: Flag = False
     """Print the stages, their steps and about how long they take, from a few measured steps; write nothing."""
 
     def __post_init__(self) -> None:

@@ -54,6 +54,9 @@ Integers = Annotated[
     ),
 ]
 
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+"""What is off unless it is asked for; a setting that a file may have turned on needs both forms."""
+
 Executor = Literal["eager", "compile", "graph"]
 Impl = Literal["auto", "reference", "triton", "native"]
 Stage = Literal["pretrain", "linear_eval", "adv_linear_eval", "full_finetune", "adv_finetune", "evaluate"]

@@ -8,4 +8,4 @@ if __name__ == "__main__":
 from clead.evaluate.command import main
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, hint="the rows measured so far are kept")

@@ -1,8 +1,7 @@
-"""The command: its arguments, its rows on disk, its tables."""
+"""The command: its rows on disk, its tables."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterator
@@ -10,115 +9,27 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from clead import report
-from clead.config import CLASSIFIER_STAGES, parse_real
+from clead.config import CLASSIFIER_STAGES
 from clead.engine.environment import environment, name_commit
 from clead.engine.files import write_atomic
 from clead.engine.memory import keep_freed_memory
 from clead.engine.progress import Progress
-from clead.engine.results import Row, add_results, read_results
+from clead.engine.results import Row, add_results, read_results, row_key
 from clead.engine.run import RunFolder
-from clead.errors import ArgumentParser, UserError
-from clead.evaluate.figures import EVERY, expand, folder_of, write_data
-from clead.evaluate.finetuning import finetuned, settings_of, split_flags
+from clead.errors import UserError
+from clead.evaluate.arguments import parse
+from clead.evaluate.figures import expand, folder_of, write_data
+from clead.evaluate.finetuning import finetuned, settings_of
 from clead.evaluate.measures import accuracy_measures, add_entries
 from clead.evaluate.models import Opened
-from clead.evaluate.outside import add_arguments
 from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
-from clead.own_modules import HELP as IMPORT_HELP
 from clead.own_modules import import_own
-from clead.protocols.catalogue import NORMS
 from clead.protocols.figure_data import FIGURE_DATA, NotApplicable
 from clead.sources import Sources
-
-_PROTOCOLS = (*PROTOCOLS, *CLASSIFIER_STAGES, *FIGURE_DATA, EVERY)
-_PROTOCOLS_HELP = (
-    f"{', '.join((*PROTOCOLS, *CLASSIFIER_STAGES))}; the data of one figure ({', '.join(FIGURE_DATA)}), or of {EVERY}, "
-    "which is all of them"
-)
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
-
-    def words(text: str) -> list[str]:
-        return [word for word in text.split(",") if word]
-
-    parser = ArgumentParser(
-        prog="python -m clead.evaluate",
-        description="How accurate trained models are when someone tries to fool them.",
-        epilog="The fine-tuning protocols (linear_eval … adv_finetune) take the settings of clead.train, after the "
-        "models: --adv-finetune.epochs 5 --adv-finetune.data cifar100",
-    )
-    add = parser.add_argument
-    add("models", metavar="RUN_OR_CHECKPOINT", nargs="+", type=Path, help="a run folder, or a checkpoint inside one")
-    add("--attacks", type=words, metavar="A,B", help="such as fgsm,pgd20,pgd40_l2,cw_l2,autoattack")
-    add("--eps", type=words, metavar="EPS,…", help="radii, pixels in [0, 1]: 8/255,0.1; default those of the run")
-    add("--norm", choices=NORMS, default="linf", help="the ball of attacks that name none")
-    add("--steps", type=int, help="gradient steps of attacks that name none")
-    add("--restarts", type=int, help="random restarts of our own attacks")
-    add("--samples", type=int, help="only N test images, the first (of a folder: evenly spread); flagged subset")
-    add("--protocols", type=words, default=["attacks"], metavar="P,…", help=_PROTOCOLS_HELP)
-    add("--stage", help="the stage whose checkpoint is evaluated; default the last one")
-    add("--comparisons", action="store_true", help="also the models that a run was compared with")
-    add("--sanity", action="store_true", help="look for masked gradients with attacks that must not beat each other")
-    add("--gap", type=words, metavar="BASE,REF", help="runs between whose relative drops the gap is that is closed")
-    add(
-        "--corruptions",
-        type=Path,
-        metavar="DIR",
-        help="the official files (CIFAR-10-C, ImageNet-C); default our generator",
-    )
-    add("--corruption-types", type=words, metavar="T,…", help="only these types, such as fog,snow")
-    add("--severity", type=words, default=["1", "2", "3", "4", "5"], metavar="N,…", help="of 1 to 5; default all")
-    add("--seed", type=int, help="of random starts; default that of the run")
-    add("--batch-size", type=int, default=500, help="images attacked at once")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes cuda when there is one")
-    add("--data-dir", type=Path, help="where the data set is; default where it was in training")
-    add("--out", type=Path, help="write results.json there instead of into the run folders")
-    add("--import", dest="modules", metavar="MODULE,…", help=IMPORT_HELP)
-    add_arguments(parser)
-    ours, of_stages = split_flags(argv)
-    arguments = parser.parse_intermixed_args(ours)
-    if arguments.device == "auto":
-        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments.stage_flags = tuple(of_stages)
-    if arguments.eps is not None:
-        arguments.eps = [parse_real(word) for word in arguments.eps]
-    if not all(word in ("1", "2", "3", "4", "5") for word in arguments.severity):
-        raise UserError(f"--severity must be of 1 to 5, such as 1,3,5, got {','.join(arguments.severity)!r}")
-    arguments.severity = [int(word) for word in arguments.severity]
-    _check(arguments)
-    return arguments
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name in ("steps", "restarts", "samples", "batch_size", "image_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    for eps in arguments.eps or ():
-        if eps < 0 or (arguments.norm == "linf" and eps > 1):
-            raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
-    for name in arguments.protocols:
-        if name not in _PROTOCOLS:
-            raise UserError(f"--protocols must be of {', '.join(_PROTOCOLS)}, got {name!r}")
-    for flag in (word for word in arguments.stage_flags if word.startswith("--")):
-        stage = flag[2:].partition(".")[0].replace("-", "_")
-        if stage not in arguments.protocols:
-            raise UserError(f"{flag} needs --protocols {stage}, got {','.join(arguments.protocols)}")
-    if arguments.gap is not None and len(arguments.gap) != 2:
-        raise UserError(f"--gap must be the names of two runs, BASELINE,REFERENCE, got {arguments.gap}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda needs a CUDA device and a CUDA build of torch; found none")
-    if arguments.norm != "linf" and set(FIGURE_DATA) & set(expand(arguments.protocols)):
-        raise UserError(f"--norm must be linf for figures, got {arguments.norm}")
-    if arguments.norm != "linf" and arguments.eps is None:
-        raise UserError(f"--norm {arguments.norm} needs --eps: the radii of the run are linf")
 
 
 def versions_of(device: str) -> str:
@@ -172,6 +83,9 @@ def main(argv: list[str]) -> None:
     show(todo, [row for row in rows if "accuracy" in row], console)
     if rows:
         report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
+    fewer = [row for row in rows if any(measured_on_more(folder, row) for folder in by_name[row["run"]].folders)]
+    if fewer:
+        report.emit(console, f"{len(fewer)} of them were there, of more images, and stay as they were")
     if figures:
         report.emit(console, f"python -m clead.report {' '.join(map(str, arguments.models))} draws the figures")
 
@@ -253,12 +167,23 @@ def record(opened: Opened, row: Row, versions: str) -> Row:
     """
     row = {**row, "versions": versions}
     for index, folder in enumerate(opened.folders):
+        if measured_on_more(folder, row):
+            continue
         named = row if index == 0 else {**row, "run": folder.name}
         if "value" in row:
             add_entries(folder / "measures.json", [named], opened.only(named["run"]))
         else:
             add_results(folder / "results.json", [named], opened.only(named["run"]))
     return row
+
+
+def measured_on_more(folder: Path, row: Row) -> bool:
+    """Whether ``results.json`` has the row already, of more images: a quick look must not cost an hour's result."""
+    # All rows of a run folder are of that run, which may have had another name.
+    first = 1 if (folder / "config.json").is_file() else 0
+    known = {row_key(other)[first:]: other.get("samples") for other in read_results(folder / "results.json")}
+    there = known.get(row_key(row)[first:])
+    return "samples" in row and isinstance(there, int) and there > row["samples"]
 
 
 def write_csv(folder: Path) -> None:

@@ -16,7 +16,7 @@ from clead import data
 from clead.attacks import frozen
 from clead.config import EvaluationConfig, LogisticRegressionConfig, OptimizerConfig, TrainConfig
 from clead.data import Splits
-from clead.errors import UserError, one_line
+from clead.errors import UserError, one_line, place
 from clead.evaluate.libraries import is_of_a_library, open_pretrained
 from clead.evaluate.models import Opened, subject_of
 from clead.models import LinearHead, Model
@@ -102,7 +102,7 @@ def _call(name: str) -> nn.Module:
     try:
         model = getattr(importlib.import_module(module_name), function_name)()
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script may end the program
-        said = f"{type(error).__name__}: {one_line(error)}"
+        said = f"{type(error).__name__}: {one_line(error)}{place(error)}"
         raise UserError(f"{name}: expected a function that returns a model, found {said}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: expected a function that returns a torch.nn.Module, found {type(model).__name__}")
@@ -138,7 +138,7 @@ def _logits(path: Path, module: nn.Module, x: Tensor) -> Tensor:
     try:
         logits: Tensor = module(x)
     except Exception as error:
-        said = f"{type(error).__name__}: {one_line(error)}"
+        said = f"{type(error).__name__}: {one_line(error)}{place(error)}"
         raise UserError(f"{path}: expected logits of {x.dtype} images {list(x.shape)}, found {said}") from error
     return logits
 

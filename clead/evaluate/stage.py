@@ -17,6 +17,7 @@ from clead.engine.progress import Stage
 from clead.engine.results import Row, row_key
 from clead.errors import UserError
 from clead.evaluate.models import classifier_of, first_samples, subject_of
+from clead.figures.style import format_eps
 from clead.models import Model
 from clead.protocols.catalogue import find_attack, find_attacks
 from clead.protocols.knn import knn
@@ -142,7 +143,7 @@ def _report(session: Session, row: Row, protocol: str) -> None:
     """Store a row and say so."""
     flags = session.method.flags(row["protocol"])
     session.folder.add_results([{**row, "flags": [*row["flags"], *flags]}])
-    at = "" if row["eps"] is None else f" eps {row['eps']:.4g}"
+    at = "" if row["eps"] is None else f" eps {format_eps(row['eps'])}"
     remark = ", of the epoch that is best on the test split (paper_compat)" if flags else ""
     session.progress.note(f"evaluate {session.label:<10}{protocol} {row['name']}{at}: {row['accuracy']:.1%}{remark}")
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from clead import report
 from clead.engine.results import Row
 from clead.evaluate.models import Opened
+from clead.figures.style import format_eps
 from clead.protocols.corruptions.evaluation import STYLE
 
 NOT_A_WARNING = {"subset", "sweep", "headline", STYLE}
@@ -32,7 +33,8 @@ def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
         report.emit(console, f"{run}: accuracy in % on {made if own else dataset}, by severity")
         console.print(corruption_table(group))
     for norm, eps in dict.fromkeys((row["norm"], row["eps"]) for row in matrix):
-        report.emit(console, f"transfer at {norm} eps {eps:.4g}: targets in rows, sources in columns, accuracy in %")
+        at = f"{norm} eps {format_eps(eps)}"
+        report.emit(console, f"transfer at {at}: targets in rows, sources in columns, accuracy in %")
         console.print(transfer_table([row for row in matrix if (row["norm"], row["eps"]) == (norm, eps)]))
     for dataset in dict.fromkeys(row["dataset"] for row in shown):
         report.show_table([row for row in shown if row["dataset"] == dataset], console, markdown=False)
@@ -43,7 +45,7 @@ def describe(row: Row) -> str:
     """A row, or a measure, in one line."""
     if "value" in row:
         return f"{row['run']} {row['name']} of {row['of']}: {row['value']:.4g} ({row['formula']})"
-    at = "" if row["eps"] is None else f" {row['norm']} eps {row['eps']:.4g}"
+    at = "" if row["eps"] is None else f" {row['norm']} eps {format_eps(row['eps'])}"
     at += f" severity {row['severity']}" if row["severity"] else ""
     flags = "".join(f" [{flag}]" for flag in row["flags"])
     accuracy = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}, {row['samples']} images)"
@@ -98,12 +100,12 @@ def headlines(rows: Iterable[Row]) -> Iterator[str]:
     for (run, _, norm, eps), group in groups.items():
         best = min((row for row in group if "headline" in row["flags"]), key=_strength, default=None)
         if best is None:
-            yield f"{run}: no headline at {norm} eps {eps:.4g}: that takes autoattack, or apgd_ce and apgd_t"
+            yield f"{run}: no headline at {norm} eps {format_eps(eps)}: that takes autoattack, or apgd_ce and apgd_t"
         else:
             least = min(group, key=lambda row: row["accuracy"])
             beyond = f", yet {least['name']} went lower: report its {least['accuracy']:.1%}"
             beyond = beyond if least["accuracy"] < best["accuracy"] else ""
-            yield f"{run}: headline at {norm} eps {eps:.4g} is {best['name']}, {best['accuracy']:.1%}{beyond}"
+            yield f"{run}: headline at {norm} eps {format_eps(eps)} is {best['name']}, {best['accuracy']:.1%}{beyond}"
 
 
 def _strength(row: Row) -> tuple[float, bool]:
@@ -115,5 +117,5 @@ def warnings(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
         flags = [flag for flag in row["flags"] if flag not in NOT_A_WARNING]
         if flags:
-            at = "" if row["eps"] is None else f" at eps {row['eps']:.4g}"
+            at = "" if row["eps"] is None else f" at eps {format_eps(row['eps'])}"
             yield f"RED FLAG {row['run']} {row['name']}{at}: {', '.join(flags)}"

@@ -78,7 +78,7 @@ def build_encoder(
     """
     if name not in ENCODERS:
         near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.0)[0]
-        raise UserError(f"unknown encoder {name!r}; the nearest is {near!r}")
+        raise UserError(f"unknown encoder {name!r}; the nearest is {near!r}, of {', '.join(ENCODERS)}")
     if width is not None and width < 1:
         raise UserError(f"width must be at least 1, got {width}")
     options = {} if width is None else {"width": width}

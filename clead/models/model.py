@@ -47,6 +47,14 @@ class Model(nn.Module):
         """The batch-norm branch of evaluation."""
         return self.encoder.evaluation_branch
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, C, H, W] in [0, 1], features [B, feature_dim] without a classifier.
+
+        Through the branch of evaluation: what an attack or a benchmark of others calls. Training names its branches.
+        """
+        look = self.logits if "classifier" in self.heads else self.features
+        return look(x, self.evaluation_branch)
+
     def features(self, x: Tensor, branch: Branch) -> Tensor:
         """Features [B, feature_dim] of images [B, C, H, W] in [0, 1]."""
         if self.chunk is None or len(x) <= self.chunk:

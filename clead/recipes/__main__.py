@@ -1,4 +1,4 @@
-"""``python -m clead.recipes [show NAME]``: recipes with their sources, commands, and the papers' and our numbers."""
+"""``python -m clead.recipes [WORD… | show NAME]``: recipes with their sources, commands and numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from clead.cli import config_values
 from clead.engine.files import read_json
-from clead.errors import ArgumentParser, run_command
+from clead.errors import ArgumentParser, UserError, run_command
+from clead.own_modules import HELP as IMPORT_HELP
+from clead.own_modules import import_own
 from clead.recipes import RECIPES, Recipe, find_recipe
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -21,16 +23,23 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(
         prog="python -m clead.recipes", description="List the recipes, or show one with its whole configuration."
     )
-    commands = parser.add_subparsers(metavar="show NAME")
-    commands.add_parser("show", help="one recipe").add_argument("name", metavar="NAME", help="such as acl_cifar10")
-    name = getattr(parser.parse_args(argv), "name", None)
-    if name is None:
-        for recipe in RECIPES.values():
-            print(_summary(recipe))
-    else:
-        recipe = find_recipe(name)
+    only = "only recipes with all of these in their names, such as clae cifar10; or: show NAME"
+    parser.add_argument("words", metavar="WORD", nargs="*", help=only)
+    parser.add_argument("--import", dest="modules", metavar="MODULE,…", help=IMPORT_HELP)
+    import_own(argv)
+    words: list[str] = parser.parse_args(argv).words
+    if words[:1] == ["show"]:
+        if len(words) != 2:
+            raise UserError(f"show must be followed by the name of one recipe, got {' '.join(words[1:]) or 'none'}")
+        recipe = find_recipe(words[1])
         print(_summary(recipe))
         print(f"  config: {json.dumps(config_values(recipe.config), indent=2)}")
+        return
+    found = [recipe for recipe in RECIPES.values() if all(word in recipe.name for word in words)]
+    if not found:
+        raise UserError(f"expected words of the names of recipes, such as clae cifar10, got {' '.join(words)}")
+    for recipe in found:
+        print(_summary(recipe))
 
 
 def _summary(recipe: Recipe) -> str:

@@ -37,14 +37,16 @@ def _attacked(run: Run) -> bool:
 
 def _of_rows(run: Run) -> Iterator[str]:
     flagged: dict[str, dict[str, None]] = {}
+    every: set[str] = set()
     for row in run.rows:
         eps = row.get("eps")
         name = f"{row['name']} {format_eps(eps)}" if eps is not None else str(row["name"])
+        every.add(name)
         for flag in _flags(row):
             if flag not in NO_WARNING:
                 flagged.setdefault(flag, {})[name] = None
     for flag, names in flagged.items():
-        yield f"{run.name}, {flag}: {', '.join(names)}"
+        yield f"{run.name}, {flag}: {'all rows' if len(names) == len(every) else ', '.join(names)}"
 
 
 def _of_checks(run: Run) -> Iterator[str]:

@@ -80,6 +80,7 @@ def _table(table: Table) -> str:
     rows = ""
     for at, row in enumerate(table.rows):
         first, *cells = (f"<b>{escape(of)}</b>" if (at, i) in table.bold else escape(of) for i, of in enumerate(row))
+        first = first.replace("_", "_<wbr>")  # long names of protocols break there, not inside a word
         rows += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in table.notes)

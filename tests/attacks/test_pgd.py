@@ -181,3 +181,13 @@ def test_training_mode_uses_the_statistics_of_the_batch(x):
     torch.testing.assert_close(seen[True], ((x - mean) / (var + 1e-5).sqrt()).flatten(1).sum(1))
     torch.testing.assert_close(seen[False], (x / (1 + 1e-5) ** 0.5).flatten(1).sum(1))
     assert torch.equal(net.running_mean, torch.zeros(1))
+
+
+def test_a_stream_is_needed_for_a_random_start_only(x, weight):
+    still = {"constraint": Constraint("linf", 0.1), "steps": 1, "step_size": 0.1}
+    assert torch.equal(
+        attack(linear(weight), x, random_start=False, **still),
+        attack(linear(weight), x, random_start=False, rng=stream(5), **still),
+    )
+    with pytest.raises(ValueError, match="rng must be a stream such as Rng.create"):
+        attack(linear(weight), x, random_start=True, **still)

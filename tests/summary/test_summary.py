@@ -229,6 +229,8 @@ def test_flags_of_rows_checks_and_runs(make):
         "not finished: c",
         "no headline, as a claim of robustness takes autoattack, or apgd_ce and apgd_t: a",
     ]
+    alike = make("d", [row("clean", 0.5, flags=["subset"]), row("fgsm", 0.4, 8 / 255, flags=["subset"])], epochs=3)
+    assert flags_of(groups_of(alike))[0] == "d, subset: all rows"
     (flagged / "sanity.json").write_text('{"schema": 1, "sanity": [3]}')
     with pytest.raises(UserError, match=r"sanity\.json: expected a list of objects under sanity"):
         flags_of(groups_of(flagged))
