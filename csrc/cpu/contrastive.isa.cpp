@@ -90,8 +90,8 @@ void load_row(const S* x, int64_t stride, T* out, double* inverse, bool* gradien
 }
 
 // The sum of term(x, y) over a row.
-template <class T, class Term>
-double sum_terms(const T* x, const T* y, int64_t d, const Term& term) {
+template <class X, class Y, class Term>
+double sum_terms(const X* x, const Y* y, int64_t d, const Term& term) {
   constexpr int kParts = 16;
   double parts[kParts] = {};
   int64_t k = 0;
@@ -113,11 +113,7 @@ void add(const T* x, double scale, double* sum, int64_t d) {
 template <class T>
 double project(const double* sum, double scale, const T* unit, double inverse, bool gradient, bool normalize, T* out,
                int64_t d) {
-  double parts[16] = {};
-  for (int64_t k = 0; k < d; ++k) parts[k % 16] += sum[k] * static_cast<double>(unit[k]);
-  double radial = 0;
-  for (double part : parts) radial += part;
-  radial *= scale;
+  const double radial = scale * sum_terms(sum, unit, d, [](double u, double v) { return u * v; });
   if (!normalize)
     for (int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(scale * sum[k]);
   else if (gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from torch.autograd import forward_ad
 
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 9.9e-9, 1.01e18  # 1e-8 to 1e18, however rounded
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_WHOLE = (int, torch.SymInt, numbers.Integral)  # NumPy's too, by the abstract class
+_REAL = (*_WHOLE, float, torch.SymFloat, numbers.Real)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -109,7 +112,7 @@ def check_scalar_device(name: str, value: Tensor, device: torch.device) -> None:
 
 def check_real(name: str, value: float, expected: str = "a number") -> None:
     """``value`` is a float, or an integer that one can hold."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
+    if isinstance(value, bool) or not isinstance(value, _REAL):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         raise ValueError(f"{name} must be in the range of floats, got an integer of {value.bit_length()} bits")
@@ -150,7 +153,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
     """``value`` is an integer in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, bool) or not isinstance(value, _WHOLE):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"in [{low}, {high}]"

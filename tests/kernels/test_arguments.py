@@ -150,11 +150,19 @@ def test_numbers_that_are_taken():
     loss = clead_kernels.nt_xent(A, temperature=0.5)
     for temperature in (
         numpy.float64(0.5),
+        numpy.float32(0.5),
         torch.tensor(0.5),
         torch.tensor(0.5, dtype=torch.float64),
         Temperature(0.5)(),
     ):
         assert clead_kernels.nt_xent(A, temperature=temperature).item() == pytest.approx(loss.item(), rel=1e-6)
+    rule = FalseNegatives(threshold=numpy.float32(0.25), topk=numpy.int64(2))
+    plain = FalseNegatives(threshold=0.25, topk=2)
+    options = {"num_views": numpy.int32(2), "hard_negative_beta": numpy.float32(1)}
+    given = clead_kernels.nt_xent(A, false_negatives=rule, **options)
+    assert torch.equal(given, clead_kernels.nt_xent(A, false_negatives=plain, hard_negative_beta=1.0))
+    nearest = [clead_kernels.similarity_topk(A, A, k)[1] for k in (numpy.int64(2), 2)]
+    assert torch.equal(*nearest)
     assert clead_kernels.nt_xent(A, temperature=1).item() == clead_kernels.nt_xent(A, temperature=1.0).item()
     assert clead_kernels.nt_xent(
         A, false_negatives=FalseNegatives(topk=10**30, labels=LABELS, combine="and")
