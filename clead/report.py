@@ -62,8 +62,10 @@ def load_rows(run: Path) -> list[Row]:
     return [row | {"run": run.resolve().name, "method": method} for row in read_results(run)]
 
 
-def show(runs: Sequence[Path], console: Console, *, figures: bool = True, markdown: bool = False) -> None:
-    """Print the table of ``runs`` and what they lack; draw their figures and print where they are.
+def show(
+    runs: Sequence[Path], console: Console, *, figures: bool = True, markdown: bool = False, lacks: bool = True
+) -> None:
+    """Print the table of ``runs`` and, with ``lacks``, what they lack; draw their figures and print where they are.
 
     Raises:
         UserError: a path is no run folder, or one of its files is malformed.
@@ -71,13 +73,14 @@ def show(runs: Sequence[Path], console: Console, *, figures: bool = True, markdo
     rows, notes = collect(runs)
     for dataset in dict.fromkeys(row.get("dataset") for row in rows):
         show_table([row for row in rows if row.get("dataset") == dataset], console, markdown=markdown)
-    emit(console, *notes)
+    if lacks:
+        emit(console, *notes)
     if not figures:
         return
     from clead.figures.drawing import draw_all  # brings matplotlib along
 
     for run in runs:
-        drawn = draw_all(run, lambda reason: emit(console, reason))
+        drawn = draw_all(run, (lambda reason: emit(console, reason)) if lacks else None)
         if drawn:
             emit(console, f"drew {run / 'figures'}: {', '.join(path.stem for path in drawn)}")
 
@@ -131,6 +134,13 @@ def output_console() -> Console:
     return Console(width=PLAIN_WIDTH, color_system=None, force_terminal=False)
 
 
+def runs_in(path: Path) -> list[Path]:
+    """The run folders inside a folder that is none itself, such as ``runs``; else what was named."""
+    if (path / "run.json").exists() or not path.is_dir():
+        return [path]
+    return sorted(child for child in path.iterdir() if (child / "run.json").is_file()) or [path]
+
+
 def page_folder(runs: Sequence[Path]) -> Path:
     """Where the page goes that was given no place: into the run, or beside several runs of one folder."""
     folders = {run.resolve().parent for run in runs}
@@ -145,14 +155,15 @@ def main(argv: list[str]) -> None:
         prog="python -m clead.report",
         description="Print the results table of runs, draw their figures and write a page about them.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/clead-digits-s0")
+    what = "a run folder, such as runs/clead-digits-s0, or a folder of them, such as runs"
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=what)
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--no-figures", action="store_true", help="print the table only")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the page; default the run, or the folder that holds all runs"
     )
     arguments = parser.parse_intermixed_args(argv)
-    runs = list({run.resolve(): run for run in arguments.runs}.values())
+    runs = list({run.resolve(): run for named in arguments.runs for run in runs_in(named)}.values())
     console = output_console()
     show(runs, console, figures=not arguments.no_figures, markdown=arguments.markdown)
     if not arguments.no_figures:

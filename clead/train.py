@@ -228,7 +228,7 @@ def _check_impl(method: Method[Any], config: TrainConfig, device: torch.device) 
 def show(todo: list[Plan], console: Console) -> None:
     """The table, the figures and one line that says where everything is."""
     folders = [plan.out for plan in todo]
-    report.show(folders, console)
+    report.show(folders, console, lacks=any("evaluate" in plan.config.stages for plan in todo))
     where = ", ".join(map(str, folders))
     report.emit(console, f"Table, figures and checkpoints are in {where}; next: {_next_step(todo[-1])}")
 

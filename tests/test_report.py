@@ -308,3 +308,16 @@ def test_the_command_through_a_pipe_in_ascii(tmp_path):
     assert b"\x1b" not in done.stdout
     assert b"C-LEAD" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_a_folder_of_runs_is_all_of_them_also_the_second_time(tmp_path, capsys):
+    for name in ("b", "a"):
+        write_run(tmp_path / "runs" / name, digits_rows())
+    for _ in range(2):
+        code, out, _ = command(capsys, tmp_path / "runs")
+        lines = out.splitlines()
+        assert code == 0 and lines[-2:] == [f"wrote {tmp_path}/runs/report.html", f"wrote {tmp_path}/runs/report.md"]
+        assert [line.split(":")[0] for line in lines if line.startswith("drew")] == [
+            f"drew {tmp_path}/runs/a/figures",
+            f"drew {tmp_path}/runs/b/figures",
+        ]

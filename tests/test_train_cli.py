@@ -94,6 +94,11 @@ def test_every_one_of_several_runs_is_announced(tmp_path, capsys):
     ]
 
 
+def test_what_was_not_asked_for_is_not_missed(tmp_path, capsys):
+    train.main(["clead", "--epochs", "0", "--compare", "--stages", "pretrain", "--out", str(tmp_path / "run")])
+    assert "expected" not in capsys.readouterr().out
+
+
 def test_load_gives_the_model_in_three_lines(finished):
     model = clead.load(finished)
     features = model.features(torch.rand(2, 1, 8, 8), branch="clean")
@@ -207,6 +212,7 @@ def one_line(capsys):
     ("argv", "expected"),
     [
         (["clead", "--attack.eps", "-0.1"], "attack.eps must be at least 0, got -0.1"),
+        (["clead", "--attack.eps", "8"], "attack.eps must be at most 1, the range of a pixel, in linf (8/255 for 8"),
         (["clead", "--attack.eps", "8/0"], "expected a number such as 0.03 or 8/255, got '8/0'"),
         (["clead", "--attack.eps", "nan"], "expected a finite number, got 'nan'"),
         (["clead", "--temperature", "0"], "temperature must be above 0, got 0.0"),

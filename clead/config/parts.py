@@ -29,6 +29,8 @@ class AttackConfig:
 
     def __post_init__(self) -> None:
         require(self.eps >= 0, "attack.eps", "at least 0", self.eps)
+        pixels = self.norm != "linf" or self.eps <= 1
+        require(pixels, "attack.eps", "at most 1, the range of a pixel, in linf (8/255 for 8 of 255)", self.eps)
         require(self.step_size >= 0, "attack.step_size", "at least 0", self.step_size)
         require(self.steps >= 0, "attack.steps", "at least 0", self.steps)
 

@@ -87,7 +87,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     for eps in arguments.eps or ():
         if eps < 0 or (arguments.norm == "linf" and eps > 1):
-            raise UserError(f"--eps must be in [0, 1] for linf and at least 0 otherwise, got {eps}")
+            raise UserError(
+                f"--eps must be in [0, 1] for linf (8/255 for 8 of 255) and at least 0 otherwise, got {eps}"
+            )
     for name in arguments.protocols:
         if name not in _PROTOCOLS:
             raise UserError(f"--protocols must be of {', '.join(_PROTOCOLS)}, got {name!r}")
