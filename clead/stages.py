@@ -78,6 +78,7 @@ def pretraining(session: Session, model: Model) -> Fit:
     if config.speed.channels_last:
         module: Any = model  # torch leaves this form of ``to`` untyped
         module.to(memory_format=torch.channels_last)
+        model.encoder.by_rule = False
     computing = model.computing_in(config.speed.compute_dtype, config.cache_batch or None)
     return Fit(
         stage="pretrain",

@@ -105,6 +105,7 @@ def prepare(case: StepCase, form: Form, device: str) -> Step:
     module: Any = model.to(device).train()
     if form.speed.channels_last:
         module.to(memory_format=torch.channels_last)
+    model.encoder.by_rule = not (form.plain or form.speed.channels_last)  # the official codes have one layout
     computing = model.computing_in(form.speed.compute_dtype)
     samples = torch.arange(case.batch, device=device)
     for branch in config.encoder.bn.branches:  # statistics that fit, or everything overflows

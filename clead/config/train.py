@@ -110,6 +110,8 @@ class TrainConfig:
         require(self.batch_size >= 2 * self.accumulate, "accumulate", "at most half of batch_size", self.accumulate)
         cached = self.cache_batch != 0
         require(not cached or self.cache_batch >= 3, "cache_batch", "0 or at least 3", self.cache_batch)
+        # A chunk is encoded again when its gradient is taken, and a frozen model has its flags back by then; what is
+        # compiled or captured is one pass.
         executable = self.speed.fold and self.speed.executor == "eager"
         expected = "0 without speed.fold or with a speed.executor other than eager"
         require(executable or not cached, "cache_batch", expected, self.cache_batch)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig
+from clead.models.layout import laid_out
 
 
 class Normalize(nn.Module):
@@ -54,7 +55,10 @@ class Encoder(nn.Module):
         feature_dim: width of the features.
         bn_config: the batch-norm branches.
         normalize: the first layer.
+        by_rule: ``laid_out`` changes layouts; otherwise that of the weights is that of all feature maps.
     """
+
+    by_rule = True
 
     def __init__(
         self, feature_dim: int, *, in_channels: int, mean: Sequence[float], std: Sequence[float], bn: BatchNormConfig
@@ -65,6 +69,10 @@ class Encoder(nn.Module):
         self.feature_dim = feature_dim
         self.bn_config = bn
         self.normalize = Normalize(mean, std)
+
+    def laid_out(self, x: Tensor, width: int) -> Tensor:
+        """The same x [B, C, H, W], in memory as a CPU convolves it fastest to ``width`` channels."""
+        return laid_out(x, width) if self.by_rule else x
 
     @property
     def evaluation_branch(self) -> str:

@@ -150,7 +150,7 @@ class ResNet(Encoder):
             raise UserError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
         block, lengths = _SHAPES[depth]
         super().__init__(8 * width * block.expansion, in_channels=in_channels, mean=mean, std=std, bn=bn)
-        self.stem, self.padding = stem, padding
+        self.width, self.stem, self.padding = width, stem, padding
         self.conv1 = _conv(in_channels, width, 3) if stem == "cifar" else _conv(in_channels, width, 7, 2, padding)
         self.bn1 = BranchBatchNorm2d(width, bn)
         channels = width
@@ -164,10 +164,11 @@ class ResNet(Encoder):
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, C, H, W] in [0, 1] -> features [B, feature_dim]."""
-        x = F.relu(self.bn1(self.conv1(self.normalize(x)), branch))
+        x = F.relu(self.bn1(self.conv1(self.laid_out(self.normalize(x), self.width)), branch))
         if self.stem == "imagenet":  # no value is below 0, so that zeros around it are as good as nothing
             x = F.max_pool2d(_same(x, 3, 2), 3, 2) if self.padding == "same" else F.max_pool2d(x, 3, 2, padding=1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for index, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+            x = self.laid_out(x, self.width << index)
             for block in stage:
                 x = block(x, branch)
         return x.mean((2, 3))

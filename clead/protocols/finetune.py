@@ -105,14 +105,21 @@ def loss_of(
     model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl, *, fold: bool = True
 ) -> tuple[nn.Module, Callable[[Batch], dict[str, Tensor]]]:
     """What a stage trains of a model with a classifier, and the terms of its loss on a batch; see ``fine_tuning``."""
-    head = model.heads["classifier"]
-    task = Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
+    return _trained_by(_task(model, stage, config, branch, impl, fold), stage)
+
+
+def _task(model: Model, stage: Stage, config: FinetuneConfig, branch: str, impl: Impl, fold: bool) -> Classification:
+    return Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
+
+
+def _trained_by(task: Classification, stage: Stage) -> tuple[nn.Module, Callable[[Batch], dict[str, Tensor]]]:
+    head = task.model.heads["classifier"]
 
     def of_features(batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(head(batch.images), batch.labels)}
 
-    trained = nn.ModuleList([model.encoder, head]) if task.with_encoder else head
-    return trained, of_features if on_features(stage, config) else task.loss
+    trained = nn.ModuleList([task.model.encoder, head]) if task.with_encoder else head
+    return trained, of_features if on_features(stage, task.config) else task.loss
 
 
 def on_features(stage: Stage, config: FinetuneConfig) -> bool:
@@ -165,8 +172,8 @@ def fine_tuning(
     head.to(train.labels.device)
     initialise(head, seed)
     model.heads["classifier"] = head
-    task = Classification(model, config, branch, stage in WITH_ENCODER, impl, Inner(SpeedConfig(fold=fold)))
-    trained, loss = loss_of(model, stage, config, branch, impl, fold=fold)
+    task = _task(model, stage, config, branch, impl, fold)
+    trained, loss = _trained_by(task, stage)
     images: Callable[[Tensor], Tensor] = train.batch
     fetched = train.remote
     if on_features(stage, config):
