@@ -39,7 +39,7 @@ def run_step(step: Step, out: Path, say: Callable[[str], None]) -> dict[str, obj
     if step.skip:
         say(f"{step.name:14} skipped: {step.skip}")
         return {"step": step.name, "state": "skipped", "reason": step.skip}
-    say(f"{step.name:14} {' '.join(step.command)[:150]}")
+    say(f"{step.name:14} {' '.join(' '.join(step.command).split())[:150]}")
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"} | step.environment
     log = out / f"{step.name}.log"
@@ -200,7 +200,8 @@ def closing(outcomes: list[dict[str, object]], out: Path, tar: Path) -> list[str
     """What to do now."""
     failed = [str(outcome["step"]) for outcome in outcomes if outcome["state"] == "failed"]
     left = [str(outcome["step"]) for outcome in outcomes if outcome.get("reason") == NO_TIME]
-    lines = [f"failed: {', '.join(failed)}; NAME.log in the tar says why" if failed else "all steps passed"]
+    passed = "all steps that were run passed" if left else "all steps passed"
+    lines = [f"failed: {', '.join(failed)}; NAME.log in the tar says why" if failed else passed]
     if left:
         lines.append(f"no time for the rest, which goes on by: make gpu ARGS='--only build {' '.join(left)}'")
     if (out / "results").exists():

@@ -12,6 +12,7 @@ template <class T>
 cuda::PerSampleNumber<T> per_sample(const std::optional<Tensor>& t, double value, const Tensor& x_adv,
                                     const char* name) {
   if (!t) return {nullptr, 0, value};
+  check_beside(*t, x_adv, name);
   const auto sizes = sizes_of(x_adv);
   const Scalars<Wide<T>> numbers(t, value, sizes, name);
   for (int64_t d = 1; d < t->dim(); ++d) STD_TORCH_CHECK(t->size(d) == 1, name, " must be one number per sample");
@@ -24,6 +25,8 @@ cuda::Samples<T> samples_of(const Tensor& x_adv, const Tensor* grad, const Tenso
   const auto sizes = sizes_of(x_adv);
   const Tensor& along = grad != nullptr ? *grad : x_adv;
   const Tensor& centre = x != nullptr ? *x : x_adv;
+  check_beside(along, x_adv, "grad");
+  check_beside(centre, x_adv, "x");
   const std::array<std::vector<int64_t>, 3> strides = {strides_against(x_adv, sizes, "x_adv"),
                                                        strides_against(along, sizes, "grad"),
                                                        strides_against(centre, sizes, "x")};

@@ -41,6 +41,8 @@ void step(const char* op, const Tensor& x_adv, const Tensor& grad, const Tensor&
   const auto dtype = x_adv.scalar_type();
   STD_TORCH_CHECK(grad.scalar_type() == dtype && x.scalar_type() == dtype, "all images must have one dtype");
   check_written(x_adv, "x_adv", {&grad, &x});
+  check_beside(grad, x_adv, "grad"), check_beside(x, x_adv, "x");
+  check_beside(eps_tensor, x_adv, "eps"), check_beside(step_tensor, x_adv, "step_size");
   if (x_adv.numel() == 0) return;
   for_pixels(dtype, op, [&]<class T>() {
     typed<T, Wide<T>>(x_adv, grad, x, eps, step_size, eps_tensor, step_tensor, low, high, targeted);

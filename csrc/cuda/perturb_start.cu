@@ -15,6 +15,7 @@ cuda::Starts<T> starts_of(const Tensor& x_adv, const Tensor& x, int64_t seed, co
   if (ids) {
     STD_TORCH_CHECK(ids->scalar_type() == ScalarType::Long && ids->dim() == 1 && ids->size(0) == x_adv.size(0),
                     "sample_ids must be int64 [", x_adv.size(0), "]");
+    check_beside(*ids, x_adv, "sample_ids");
     s.ids = const_data<int64_t>(*ids);
     s.ids_stride = ids->stride(0);
   }
@@ -36,6 +37,7 @@ void random_start_linf_(Tensor x_adv, Tensor x, double eps, std::optional<Tensor
   for_pixels(x_adv.scalar_type(), "random_start_linf_", [&]<class T>() {
     auto s = starts_of<T>(x_adv, x, seed, sample_ids, step, low, high);
     const auto sizes = sizes_of(x_adv);
+    check_beside(eps_tensor, x_adv, "eps");
     const Scalars<Wide<T>> radius(eps_tensor, eps, sizes, "eps");
     s.samples.eps.scalar = radius.scalar, s.eps = radius.tensor, s.eps_sample_stride = radius.strides[0];
     const Strided<1> row({sizes.begin() + 1, sizes.end()},

@@ -140,7 +140,9 @@ def test_graphs_of_copies_and_what_cannot_be_captured(one_case, monkeypatch):
         captured.append(len(stages))
         return lambda: [stage() for stage in stages]
 
-    captured = []
+    captured, modes = [], [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
@@ -160,6 +162,7 @@ def test_graphs_of_copies_and_what_cannot_be_captured(one_case, monkeypatch):
     graphs = {row["impl"]: row for row in found if row["mode"] == "full" and row["command"].endswith("--clock graph")}
     walls = {row["impl"]: row for row in found if row["mode"] == "full" and row["clock"] == "wall"}
     assert captured[:2] == [measuring.COPIES] * 2
+    assert modes[1::2] == ["error"] * (len(modes) // 2) and not any(modes[::2])  # what waits is found before
     assert graphs["eager"]["clock"] == "graph" and graphs["careful"]["clock"] == "device"
     assert "stream is capturing" in graphs["careful"]["note"] and "-- careful: no graph: RuntimeError" in text
     # Sixteen copies in a sample: the row is the share of one.

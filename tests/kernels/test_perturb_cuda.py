@@ -149,3 +149,16 @@ def test_cuda_waits_for_nothing_and_is_captured(norm):
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     assert same(ours, wanted) and same(x_adv, wanted)
+
+
+@pytest.mark.parametrize("norm", [pytest.param(norm, marks=cuda) for norm in NORMS])
+def test_cuda_refuses_tensors_of_another_device(norm):
+    """A host address would end the process's use of the device."""
+    x_adv, grad, x = images((4, 3, 8, 8), torch.float32)
+    for op, arguments in calls(norm, grad, x, 0.5):
+        for place in (i for i, argument in enumerate(arguments) if isinstance(argument, torch.Tensor)):
+            mixed = list(moved(arguments, "cuda"))
+            mixed[place] = arguments[place]
+            with pytest.raises(RuntimeError, match="must be on the device of x_adv"):
+                op["native"](x_adv.cuda(), *mixed)
+    torch.cuda.synchronize()

@@ -62,8 +62,9 @@ class Form(NamedTuple):
         """What this form asks of an implementation beyond the default, as ``dispatch.resolve`` has it."""
         if self == _DEFAULT:
             return {}
-        asked = self._asdict().items() - _DEFAULT._asdict().items()
-        return {name: value if isinstance(value, str) else "yes" for name, value in sorted(asked)}
+        usual = _DEFAULT._asdict()  # torch 2.11 traces no difference of two dictionaries' items
+        asked = [(name, value) for name, value in sorted(self._asdict().items()) if value != usual[name]]
+        return {name: value if isinstance(value, str) else "yes" for name, value in asked}
 
 
 _DEFAULT = Form()
