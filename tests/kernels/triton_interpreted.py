@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, explain, info_nce, nt_xent, sup_con
-from clead_kernels.contrastive import ops, reference, small, triton_division
+from clead_kernels.contrastive import ops, reference, small
 from clead_kernels.contrastive.form import Form
 from clead_kernels.contrastive.pairs import Pairs
 
@@ -29,16 +29,9 @@ NONE = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
 
 @pytest.fixture(autouse=True)
 def path(monkeypatch):
-    """These tests hold the kernels for few rows, or with FEW_ROWS=0 those for any number, to the same.
-
-    With SHARED=1 every tile of these is a share of its own.
-    """
+    """These tests hold the kernels for few rows, or with FEW_ROWS=0 those for any number, to the same."""
     if os.environ.get("FEW_ROWS") == "0":
         monkeypatch.setattr(small, "MAX_ROWS", 0)
-    if os.environ.get("SHARED") == "1":
-        monkeypatch.setattr(
-            triton_division, "share_out", lambda rows, columns, block_m, block_n, *_: (block_n, -(-columns // block_n))
-        )
 
 
 def views(count):
