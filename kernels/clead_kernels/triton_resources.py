@@ -31,7 +31,7 @@ from .contrastive.triton_division import CLOSE, GATHER
 from .contrastive.triton_forward import close_kernel, forward_kernel
 from .contrastive.triton_gradient import gather_kernel
 from .contrastive.triton_own import own_close_kernel, own_kernel
-from .contrastive.triton_search_kernels import cut_kernel, hardest_kernel
+from .contrastive.triton_search_kernels import cut_kernel, cut_merge_kernel, hardest_kernel
 from .contrastive.triton_small_backward import small_backward_kernel
 from .contrastive.triton_small_configs import TABLE as SMALL_TABLE
 from .contrastive.triton_small_forward import small_forward_kernel
@@ -51,6 +51,7 @@ KERNELS = {
     "spread_close": spread_close_kernel,
     "gather": gather_kernel,
     "cut": cut_kernel,
+    "cut_merge": cut_merge_kernel,
     "hardest": hardest_kernel,
     "similarity": similarity_kernel,
     "similarity_backward": similarity_backward_kernel,
@@ -107,7 +108,11 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("own_close", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
     ("spread_close", "rules", "self"): _DEAREST,
     ("gather", "plain", "normalised"): {},
-    **{("cut", "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k} for k, _ in SEARCH},
+    **{
+        (kernel, "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k}
+        for kernel in ("cut", "cut_merge")
+        for k, _ in SEARCH
+    },
     ("hardest", "plain", "index"): {"index": True},
     ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
     ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
@@ -170,6 +175,8 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
             yield kernel, masks, variant, 128, "float32", CLOSE
     for (k, dtype), shape in SEARCH.items():
         yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
+        if dtype == "float32":
+            yield "cut_merge", "rules", f"up to k = {k - 1}", 128, dtype, GATHER
     for dtype, shape in HARDEST.items():
         yield "hardest", "plain", "index", 128, dtype, shape
     for dtype, shape in similarity_configs.FORWARD.items():
