@@ -27,7 +27,7 @@ from .augment.steps import NAMES
 from .augment.triton_kernels import augment_kernel, mean_kernel
 from .contrastive.triton_backward import backward_kernel
 from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SECOND, TABLE, config
-from .contrastive.triton_division import CLOSE, GATHER
+from .contrastive.triton_division import CLOSE, GATHER, MERGE
 from .contrastive.triton_forward import close_kernel, forward_kernel
 from .contrastive.triton_gradient import gather_kernel
 from .contrastive.triton_own import own_close_kernel, own_kernel
@@ -169,14 +169,14 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         yield "spread", "rules", "self", width, dtype, shape
         if width == 128:
             yield "own", "rules", "inside", width, dtype, shape
-        yield "gather", "plain", "normalised", width, dtype, GATHER
+        yield "gather", "plain", "normalised", width, dtype, GATHER[width]
     for kernel, masks, variant in VARIANTS:
         if kernel.endswith("close"):
             yield kernel, masks, variant, 128, "float32", CLOSE
     for (k, dtype), shape in SEARCH.items():
         yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
         if dtype == "float32":
-            yield "cut_merge", "rules", f"up to k = {k - 1}", 128, dtype, GATHER
+            yield "cut_merge", "rules", f"up to k = {k - 1}", 128, dtype, MERGE
     for dtype, shape in HARDEST.items():
         yield "hardest", "plain", "index", 128, dtype, shape
     for dtype, shape in similarity_configs.FORWARD.items():

@@ -230,7 +230,17 @@ def _gradient(
         *clusters, pairs.weight, statistics, coefficients, programs.length, programs.partials, out,
         **_launch(shape, width), SIDES=sides, **rule.flags,
     )  # fmt: skip
-    put_together(gather_kernel, GATHER, programs, rows, own, norms[0], own.stride(0), out, **rule.flags)
+    put_together(
+        gather_kernel,
+        GATHER[max(padded_width(width), 64)],
+        programs,
+        rows,
+        own,
+        norms[0],
+        own.stride(0),
+        out,
+        **rule.flags,
+    )
 
 
 def _launch(shape: Config, width: int) -> dict[str, int]:

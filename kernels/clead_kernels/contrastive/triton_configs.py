@@ -49,7 +49,7 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("backward", "plain", 256, "float16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
     ("backward", "rules", 256, "float16"): (Config(32, 32, 256, 8, 2), Config(32, 32, 256, 8, 2)),
     ("backward", "plain", 512, "float16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
-    ("backward", "rules", 512, "float16"): (Config(32, 16, 512, 8, 2), Config(32, 16, 512, 8, 2)),
+    ("backward", "rules", 512, "float16"): (Config(16, 32, 512, 8, 2), Config(16, 32, 512, 8, 2)),
     ("forward", "plain", 64, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
     ("forward", "rules", 64, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
     ("forward", "plain", 128, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
@@ -58,11 +58,11 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("forward", "rules", 256, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
     ("forward", "plain", 512, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
     ("forward", "rules", 512, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
-    ("backward", "plain", 64, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 32, 16, 8, 2)),
+    ("backward", "plain", 64, "float32"): (Config(32, 16, 16, 4, 2), Config(32, 32, 16, 8, 2)),
     ("backward", "rules", 64, "float32"): (Config(32, 16, 16, 8, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "plain", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
-    ("backward", "rules", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
-    ("backward", "plain", 256, "float32"): (Config(16, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
+    ("backward", "rules", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(32, 32, 16, 8, 2)),
+    ("backward", "plain", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "rules", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "plain", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
     ("backward", "rules", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
@@ -84,7 +84,8 @@ FORMS: dict[tuple[str, int, str], Config] = {
 SECOND: dict[tuple[int, str], Config] = {
     **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
     **{(512, dtype): Config(32, 32, 512, 4, 2) for dtype in ("bfloat16", "float16")},
-    **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 128, 256, 512)},
+    **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 256, 512)},
+    (128, "float32"): Config(32, 32, 16, 4, 2),
 }
 
 MAX_TOPK = 255

@@ -12,7 +12,8 @@ from .._triton_rows import Config
 
 # Of the programs that put shares together: only rows, warps and stages mean anything.
 CLOSE = Config(16, 1, 1, 4, 2)
-GATHER = Config(4, 1, 1, 4, 2)
+MERGE = Config(4, 1, 1, 4, 2)
+GATHER = {width: Config(4, 1, 1, 4 if width > 256 else 2, 2) for width in (64, 128, 256, 512)}  # by padded width
 
 
 class Division(NamedTuple):

@@ -118,8 +118,8 @@ def gather_kernel(
     if NORMALIZE:
         own_norm = tl.load(own_norms + index, mask=there, other=0.0)[:, None]
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for first in range(0, shares, 8):
-        for i in tl.static_range(8):  # eight loads wait together
+    for first in range(0, shares, 4):
+        for i in tl.static_range(4):  # four loads wait together
             share = first + i
             acc += load_rows(partials, index + share * own_count, own_count * shares, D, D, 0, BLOCK_D)
     store_gradient(acc, own, own_norm, index, own_count, own_stride, out, D, BLOCK_D, NORMALIZE)

@@ -10,7 +10,7 @@ from .._triton_rows import inverse_norms, on_device, padded_width, precision
 from .pairs import Pairs
 from .triton_arguments import threshold_of
 from .triton_configs import HARDEST, MAX_TOPK, SEARCH
-from .triton_division import GATHER, divide, put_together
+from .triton_division import MERGE, divide, put_together
 from .triton_search_kernels import cut_kernel, cut_merge_kernel, hardest_kernel
 
 
@@ -44,7 +44,7 @@ def find_cuts(
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     put_together(
-        cut_merge_kernel, GATHER, programs, rows, threshold, stride, cuts, pairs.topk, K=held, THRESHOLD=kind,
+        cut_merge_kernel, MERGE, programs, rows, threshold, stride, cuts, pairs.topk, K=held, THRESHOLD=kind,
         ALL_RULES=pairs.all_rules,
     )  # fmt: skip
 
