@@ -7,7 +7,8 @@ the largest of four times:
 - products: executed operations, at the chip's rate, on the processors that have a program, rounded up to whole rounds
   of programs; with fewer than eight warps a processor to hide latency, proportionally slower;
 - exponentials: 16 a clock and processor, one for each pair;
-- L2: every program reads all rows of the other side;
+- L2: every program reads its share of the other side, and where there are several shares (``_shares`` in the
+  kernels), what comes of each is written and read once more, with one more launch;
 - memory: what the case must read and write.
 
 A launch is 2 microseconds. Issue slots, bank conflicts, latencies and the host are not in it, so real times are longer.
@@ -23,6 +24,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clead_kernels._shares import LEAST, occupies, share_out
+
 from ..cases import DTYPES, Case, Loss, Perturb, Similarity
 from ..grids import grid
 from ..table import milliseconds
@@ -32,10 +35,15 @@ RESULTS = Path(__file__).parents[1] / "results"
 LAUNCH = 2e-6
 HIDING = 8
 """Warps of a processor that hide the latency of products."""
+SHARED = {"forward": LEAST, "backward": LEAST, "topk": 2}
+"""Kernels whose programs may share the other side: the least tiles of a share."""
 
 
 class Pass(NamedTuple):
-    """One kernel of a case: its row of the resource table, and products of own x other x d with the rate of each."""
+    """One kernel of a case: its row of the resource table, and products of own x other x d with the rate of each.
+
+    ``large``: whether it is the last row of several; None where the work decides.
+    """
 
     kernel: str
     masks: str
@@ -43,7 +51,7 @@ class Pass(NamedTuple):
     own: int
     other: int
     rates: tuple[str, ...]
-    large: bool = False
+    large: bool | None = None
 
 
 def passes(case: Loss | Similarity, limits: dict[str, int]) -> tuple[list[Pass], int] | None:
@@ -75,9 +83,7 @@ def passes(case: Loss | Similarity, limits: dict[str, int]) -> tuple[list[Pass],
         for name, own in (("anchors", case.rows), ("candidates", columns)):
             sides.append(("backward", f"{name}, diagonal", own, (first, second)))
     found = [
-        Pass(
-            kernel, masks, variant, own, columns if own == case.rows else case.rows, rates, own > limits["few anchors"]
-        )
+        Pass(kernel, masks, variant, own, columns if own == case.rows else case.rows, rates)
         for kernel, variant, own, rates in sides
     ]
     return (found * 2, 18) if case.op == "clip_loss" else (found, 6 if case.alone else 9)
@@ -109,7 +115,7 @@ def predict(resources: list[dict[str, str]], limits: dict[str, int]) -> Iterator
             found, launches = planned
             for number, one in enumerate(found):
                 took = _one(one, case, chip, _row(resources, one, case, chip))
-                rest = launches - len(found) + 1 if number == 0 else 1
+                rest = took.pop("launches") + (launches - len(found) if number == 0 else 0)
                 took["predicted_us"] = 1e6 * (max(took.pop("times").values()) + LAUNCH * rest)
                 yield shared | took | {"line_us": 1e6 * _line(case, chip) if number == 0 else ""}
 
@@ -123,16 +129,21 @@ def _row(resources: list[dict[str, str]], one: Pass, case: Loss | Similarity, ch
     rows = [row for row in resources if tuple(row[field] for field in fields) == asked]
     exact = [row for row in rows if int(row["width"]) == width]
     rows = exact or rows  # some kernels are compiled at one width
-    return rows[-1 if one.large else 0]
+    large = one.large
+    if large is None:
+        large = occupies(one.own, one.other, int(rows[-1]["block_m"]), int(rows[-1]["block_n"]), chip.processors)
+    return rows[-1 if large else 0]
 
 
 def _one(one: Pass, case: Loss | Similarity, chip: Chip, row: dict[str, str]) -> dict[str, Any]:
     blocks = resident(row, chip)
-    programs = ceil(one.own / int(row["block_m"]))
+    programs, shares = ceil(one.own / int(row["block_m"])), 1
     if one.kernel == "similarity":
         programs *= ceil(one.other / int(row["block_n"]))
-    elif one.kernel == "topk":
-        programs = max(programs, chip.processors * blocks)  # the bank is shared out until all are busy
+    elif one.kernel in SHARED:
+        tile = (int(row[name]) for name in ("block_m", "block_n", "warps"))
+        shares = share_out(one.own, one.other, *tile, chip.processors, SHARED[one.kernel])[1]
+        programs *= shares
     rounds = ceil(programs / chip.processors)
     busy = programs / (rounds * chip.processors)
     hidden = min(1.0, min(blocks, rounds) * int(row["warps"]) / HIDING)
@@ -140,10 +151,12 @@ def _one(one: Pass, case: Loss | Similarity, chip: Chip, row: dict[str, str]) ->
     work = [2.0 * pairs * case.dim / chip.products[rate] for rate in one.rates]
     exps = 0 if one.kernel.startswith(("similarity", "topk", "hardest")) else pairs
     matrix = pairs * size if one.kernel.startswith("similarity") else 0
+    left = {"forward": 8, "backward": case.dim, "topk": 2 * case.k if isinstance(case, Similarity) else 0}
+    between = 2 * 4 * left[one.kernel] * one.own * shares if shares > 1 else 0
     times = {
         "products": sum(work) / busy / hidden,
         "exponentials": exps / (16 * chip.clock * chip.processors) / busy,
-        "L2": pairs / int(row["block_m"]) * case.dim * size / chip.l2,
+        "L2": (pairs / int(row["block_m"]) * case.dim * size + between) / chip.l2,
         "memory": (len(one.rates) * (one.own + one.other) * case.dim * size + matrix) / chip.copy,
     }
     slowest = max(times, key=lambda name: times[name])
@@ -156,7 +169,8 @@ def _one(one: Pass, case: Loss | Similarity, chip: Chip, row: dict[str, str]) ->
     }
     found |= {"spills": row["spills"], "shared": row["shared"], "blocks": blocks, "programs": programs}
     limit = slowest if max(times.values()) > LAUNCH else "launch"
-    return {**found, "executed": 2.0 * pairs * case.dim * len(one.rates), "limited_by": limit, "times": times}
+    found |= {"executed": 2.0 * pairs * case.dim * len(one.rates), "limited_by": limit, "times": times}
+    return {**found, "launches": 1 + (shares > 1 and one.kernel != "topk")}
 
 
 def _line(case: Case, chip: Chip) -> float:
@@ -205,7 +219,7 @@ def table() -> list[dict[str, Any]]:
     except ImportError as error:
         raise ValueError(f"the prediction needs Triton: pip install '.[triton]' ({error})") from error
     limits = {"width": MAX_WIDTH, "small rows": small.MAX_ROWS, "small width": small.MAX_WIDTH}
-    limits |= {"few rows": triton_small_configs.FEW_ROWS, "few anchors": triton_configs.FEW_ANCHORS}
+    limits["few rows"] = triton_small_configs.FEW_ROWS
     with (Path(triton_configs.__file__).parents[1] / "triton_resources.csv").open(newline="") as file:
         found = list(predict(list(csv.DictReader(file)), limits))
     return [{name: _cell(row.get(name, "")) for name in FIELDS} for row in found]

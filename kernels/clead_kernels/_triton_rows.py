@@ -122,3 +122,14 @@ def inverse_norms_kernel(
     """1 / max(|x|, 1e-12) of each row."""
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     tl.store(out + index, inverse_norm(load_rows(x, index, count, stride, D, 0, BLOCK_D)), mask=index < count)
+
+
+@triton.jit
+def accumulate(grad, y, acc, PRECISION: tl.constexpr):
+    """grad @ y + acc: what a tile's gradient by its products adds to that of the rows. Rows of zeros add nothing."""
+    if PRECISION == "exact":
+        return tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
+    elif PRECISION == "ieee":
+        return tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
+    else:
+        return tl.dot(grad, y.to(tl.float32), acc, input_precision=PRECISION)

@@ -20,18 +20,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ._shares import MOST
 from ._triton_rows import Config
 from .augment import triton as augmentation
 from .augment.steps import NAMES
 from .augment.triton_kernels import augment_kernel, mean_kernel
 from .contrastive.triton_backward import backward_kernel
 from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SECOND, TABLE, config
-from .contrastive.triton_forward import forward_kernel
-from .contrastive.triton_search_kernels import cut_kernel, hardest_kernel
-from .contrastive.triton_second import own_kernel, spread_kernel
+from .contrastive.triton_division import CLOSE, GATHER, MERGE
+from .contrastive.triton_forward import close_kernel, forward_kernel
+from .contrastive.triton_gradient import gather_kernel
+from .contrastive.triton_own import own_close_kernel, own_kernel
+from .contrastive.triton_search_kernels import cut_kernel, cut_merge_kernel, hardest_kernel
 from .contrastive.triton_small_backward import small_backward_kernel
 from .contrastive.triton_small_configs import TABLE as SMALL_TABLE
 from .contrastive.triton_small_forward import small_forward_kernel
+from .contrastive.triton_spread import spread_close_kernel, spread_kernel
 from .similarity import triton_configs as similarity_configs
 from .similarity.triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 
@@ -42,7 +46,12 @@ KERNELS = {
     "small_backward": small_backward_kernel,
     "own": own_kernel,
     "spread": spread_kernel,
+    "close": close_kernel,
+    "own_close": own_close_kernel,
+    "spread_close": spread_close_kernel,
+    "gather": gather_kernel,
     "cut": cut_kernel,
+    "cut_merge": cut_merge_kernel,
     "hardest": hardest_kernel,
     "similarity": similarity_kernel,
     "similarity_backward": similarity_backward_kernel,
@@ -94,7 +103,16 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("backward", "forms", "self, spread"): {**_DEAREST, "SIDES": "both", "FORM": "spread"},
     ("own", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
     ("spread", "rules", "self"): {**_DEAREST, "FORM": "spread"},
-    **{("cut", "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k} for k, _ in SEARCH},
+    ("close", "plain", "self"): {**_SELF, "SLOPE": False},
+    ("close", "rules", "inside"): {**_DEAREST, "FORM": "inside"},
+    ("own_close", "rules", "inside"): {**_DEAREST, "FORM": "own inside"},
+    ("spread_close", "rules", "self"): _DEAREST,
+    ("gather", "plain", "normalised"): {},
+    **{
+        (kernel, "rules", f"up to k = {k - 1}"): {**_SELF, "THRESHOLD": 2, "K": k}
+        for kernel in ("cut", "cut_merge")
+        for k, _ in SEARCH
+    },
     ("hardest", "plain", "index"): {"index": True},
     ("similarity", "plain", "temperature on the device"): {"ON_DEVICE": True},
     ("similarity_backward", "plain", "of a"): {"ON_DEVICE": True, "grad_other_stride": 1},
@@ -145,14 +163,20 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         if masks == "forms":
             common = [(kernel, 128, dtype) for dtype in _TYPES]
             for _, width, dtype in dict.fromkeys([*common, *(key for key in FORMS if key[0] == kernel)]):
-                shape = config(kernel, masks, width, getattr(torch, dtype), 1, torch.device("cpu"))
+                shape = config(kernel, masks, width, getattr(torch, dtype), 1, 1, torch.device("cpu"))
                 yield kernel, masks, variant, width, dtype, shape
     for (width, dtype), shape in SECOND.items():
         yield "spread", "rules", "self", width, dtype, shape
         if width == 128:
             yield "own", "rules", "inside", width, dtype, shape
+        yield "gather", "plain", "normalised", width, dtype, GATHER[width]
+    for kernel, masks, variant in VARIANTS:
+        if kernel.endswith("close"):
+            yield kernel, masks, variant, 128, "float32", CLOSE
     for (k, dtype), shape in SEARCH.items():
         yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
+        if dtype == "float32":
+            yield "cut_merge", "rules", f"up to k = {k - 1}", 128, dtype, MERGE
     for dtype, shape in HARDEST.items():
         yield "hardest", "plain", "index", 128, dtype, shape
     for dtype, shape in similarity_configs.FORWARD.items():
@@ -178,12 +202,12 @@ def compile_case(
     blocks = {"BLOCK_M": shape.block_m, "BLOCK_N": shape.block_n, "BLOCK_K": min(shape.block_k, width)}
     blocks |= {"BLOCK": shape.block_n, "PLANES": width}
     constants |= {name: block for name, block in blocks.items() if name in function.arg_names}
-    # What 16-byte aligned tensors and rows of a multiple of 16 values get at run time; without it nothing is pipelined.
+    # What 16-byte aligned tensors, and shares and rows of a multiple of 16, get at run time; else nothing is pipelined.
     aligned = [
         parameter.num
         for parameter in function.params
         if not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
-        and (types[parameter.name].startswith("*") or parameter.name.endswith("_stride"))
+        and (types[parameter.name].startswith("*") or parameter.name.endswith(("_stride", "length")))
         and parameter.name not in constants
     ]
     compiled = triton.compile(
@@ -216,12 +240,14 @@ def _signature(
         "FORM": "plain",
         "D": width,
         "BLOCK_D": width,
+        "SHARES": MOST,
         "PRECISION": "tf32" if dtype == "float16" else "ieee",
     } | variant
     absent = {"self_index": "self_index", "positive_index": "index", "groups": "groups", "clusters": "clusters"}
     absent |= {name: name for name in ("row_weights", "grad_candidates", "grad_temperature")}
     rows = {"anchors", "candidates", "grad_anchors", "grad_candidates", "own", "other", "out", "a", "b", "queries"}
     rows |= {"bank", "images", "grad", "values"}
+    sums = {"loss", "statistics", "coefficients", "partials", "radials", "cuts", "means"}
     types: dict[str, str] = {}
     constants: dict[str, Any] = {}
     for name in names:
@@ -250,7 +276,7 @@ def _signature(
             types[name] = "*fp64"
         elif name in ("weight", "share", "spread", "max_value"):
             types[name] = "fp32"
-        elif name.endswith("_norms") or name in ("loss", "statistics", "coefficients", "radials", "cuts", "means"):
+        elif name.endswith("_norms") or name in sums:
             types[name] = "*fp32"
         else:
             types[name] = "i32"

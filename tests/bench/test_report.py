@@ -99,7 +99,7 @@ def test_plots(results):
 
 
 def test_a_prediction_by_hand():
-    """One program of 64 rows a processor, 4 warps of the 8 that hide latency: half the rate of the busy half."""
+    """66 blocks of 64 rows, 4 warps of the 8 that hide latency: half the rate of half the processors, unless shared."""
     h200 = CHIPS[0]
     compiled = {"block_m": "64", "warps": "4", "registers": "128", "shared": "50000", "spills": "0"}
     assert resident(compiled, h200) == 4  # 65536 registers / (128 * 128) = 4, 228 KB / 50 = 4
@@ -107,11 +107,18 @@ def test_a_prediction_by_hand():
     from bench.cases import Loss
 
     case = Loss("nt_xent", 64 * 66, dim=128, dtype="bf16")
-    one = predicted.Pass("forward", "plain", "self", case.rows, case.rows, ("bf16",))
     compiled |= {"block_n": "64", "block_k": "128"}
-    times = predicted._one(one, case, h200, compiled)["times"]
-    assert times["products"] == pytest.approx(2 * case.rows**2 * 128 / 790e12 * 2 * 2)
-    assert times["L2"] == pytest.approx(66 * case.rows * 256 / 5.5e12)
+    products = 2 * case.rows**2 * 128 / 790e12
+    alone = predicted.Pass("small_forward", "plain", "two views", case.rows, case.rows, ("bf16",))
+    found = predicted._one(alone, case, h200, compiled)
+    assert (found["programs"], found["launches"]) == (66, 1)
+    assert found["times"]["products"] == pytest.approx(2 * 2 * products)
+    assert found["times"]["L2"] == pytest.approx(66 * case.rows * 256 / 5.5e12)
+    # 4 shares make 264 programs, two for every processor, and leave 8 numbers of each row to write and to read.
+    shared = predicted._one(alone._replace(kernel="forward"), case, h200, compiled)
+    assert (shared["programs"], shared["launches"]) == (264, 2)
+    assert shared["times"]["products"] == pytest.approx(products)
+    assert shared["times"]["L2"] == pytest.approx((66 * case.rows * 256 + 4 * case.rows * 8 * 4 * 2) / 5.5e12)
 
 
 def test_the_committed_prediction_is_of_the_committed_kernels():

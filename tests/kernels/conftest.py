@@ -84,3 +84,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         except RuntimeError:
             os._exit(1)
     return done
+
+
+@pytest.fixture
+def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every tile of the contrastive Triton kernels a share of its own, as large devices do with large inputs."""
+    from clead_kernels.contrastive import triton_division
+
+    def share_out(rows: int, columns: int, block_m: int, block_n: int, *_: int) -> tuple[int, int]:
+        return block_n, max(1, -(-columns // block_n))
+
+    monkeypatch.setattr(triton_division, "share_out", share_out)
+
+
+@pytest.fixture(autouse=True)
+def shared_out_if_asked(request: pytest.FixtureRequest) -> None:
+    """SHARED=1 asks for it in a whole process."""
+    if os.environ.get("SHARED") == "1":
+        request.getfixturevalue("shared_out")

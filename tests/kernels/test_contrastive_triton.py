@@ -39,6 +39,12 @@ def test_numerics() -> None:
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), FEW_ROWS="0")
 
 
+def test_numerics_of_shares() -> None:
+    """Several programs for the same rows, put together: without and with an offset per row."""
+    some = "test_float32 and (nt_xent-0.05 or sets-0.005) or test_half and info_nce and bfloat16"
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-k", some, FEW_ROWS="0", SHARED="1")
+
+
 def test_numerics_for_few_rows() -> None:
     run("-m", "pytest", str(HERE / "triton_small_interpreted.py"))
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-k", "test_false_negatives")
@@ -57,6 +63,7 @@ def test_the_rest_of_the_numerics() -> None:
     for name in ("triton_similarity_interpreted.py", "triton_augment_interpreted.py"):
         run("-m", "pytest", str(HERE / name), "-m", "slow")
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), "-m", "slow", FEW_ROWS="0")
+    run("-m", "pytest", str(HERE / "triton_interpreted.py"), FEW_ROWS="0", SHARED="1")
     for name in ("triton_interpreted.py", "triton_small_interpreted.py"):
         run("-m", "pytest", str(HERE / name), "-m", "slow or not slow")
 

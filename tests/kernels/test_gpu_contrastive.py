@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
+from clead_kernels._shares import processors, share_out
 from clead_kernels.contrastive import small
 
 pytestmark = [
@@ -26,9 +27,12 @@ SEEDS = range(5)
 
 @pytest.fixture(autouse=True)
 def path(request, monkeypatch):
-    """The kernels for any number of rows, where a test does not ask for those for few."""
-    if getattr(request, "param", "any") == "any":
+    """The kernels for any number of rows, where a test does not ask for those for few; or all tiles "shared" out."""
+    param = getattr(request, "param", "any")
+    if param != "few":
         monkeypatch.setattr(small, "MAX_ROWS", 0)
+    if param == "shared":
+        request.getfixturevalue("shared_out")
 
 
 def eager(a, b, positive, excluded, temperature, log_weight=0.0):
@@ -147,6 +151,39 @@ def test_numbers(door, temperature, dtype):
         for seed in SEEDS
     ]
     assert_within_the_bar(samples, dtype)
+
+
+@pytest.mark.parametrize("path", ["shared"], indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.005, 0.1])
+@pytest.mark.parametrize("door", NAMES)
+def test_numbers_of_shares(door, temperature, dtype):
+    test_numbers(door, temperature, dtype)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_against_many(dtype, swapped):
+    """A queue: the bar, and twice the same bits, although many programs work for the same rows."""
+    counts = (50_000, 100) if swapped else (100, 50_000)
+    assert share_out(100, 50_000, 32, 64, 4, processors(torch.device("cuda", torch.cuda.current_device())))[1] > 1
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(count, 64, generator=generator).to("cuda", dtype) for count in counts)
+    positives = torch.arange(counts[0], device="cuda") * 7 % counts[1]
+    positive = positives[:, None] == torch.arange(counts[1], device="cuda")
+
+    def ours(a, b):
+        return info_nce(a, b, positives=positives, temperature=0.1, reduction="none", impl="triton")
+
+    def plain(form):
+        return lambda a, b: form(a, b, positive, positive & False, 0.1)
+
+    assert_within_the_bar([errors(ours, plain(exact), plain(eager), a, b, dtype)], dtype)
+    first, second = measure(ours, a, b, dtype), measure(ours, a, b, dtype)
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    anchors = a.detach().clone().requires_grad_()
+    (alone,) = torch.autograd.grad(ours(anchors, b), anchors, (torch.arange(len(a), device="cuda") % 5 + 1).float() / 4)
+    assert torch.equal(alone.double(), first[1])  # constant candidates: the anchors' gradient as it is
 
 
 @pytest.mark.parametrize(

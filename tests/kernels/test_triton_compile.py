@@ -54,7 +54,7 @@ def test_nothing_spills_and_shared_memory_suffices(case, capability):
     assert measured.shared <= resources.SHARED_LIMIT[capability], measured
     assert measured.registers <= 255
     # Half-precision products run on tensor cores; float32 ones must not, they would be rounded.
-    assert (measured.mma > 0) == (case[4] != "float32"), measured
+    assert (measured.mma > 0) == (case[4] != "float32" and case[0] != "gather"), measured
 
 
 def test_small_tiles_fit_chips_with_99_kilobytes_of_shared_memory():

@@ -105,7 +105,7 @@ def test_empty_sides_and_non_contiguous_ones():
 def small_tiles(monkeypatch):
     for key in triton.TOPK:
         monkeypatch.setitem(triton.TOPK, key, Config(2, key[0], 16, 4, 1))
-    monkeypatch.setattr(triton, "_processors", lambda device: 3)
+    monkeypatch.setattr(triton, "processors", lambda device: 3)
 
 
 @pytest.mark.usefixtures("small_tiles")

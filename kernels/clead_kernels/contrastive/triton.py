@@ -1,8 +1,9 @@
 """The contrastive family on Triton: no tensor of [M, N] exists. Equals ``reference``; see there for the formulas.
 
 Forward: inverse norms, then one pass over all pairs. Backward: one value set per anchor, then one pass per gradient; a
-set of rows that meets itself needs one pass, which makes G + G^T from each dot product. No atomics, nothing is summed
-in an order that could change, nothing waits for the device.
+set of rows that meets itself needs one pass, which makes G + G^T from each dot product. Where a side has too few rows
+to occupy the device, the other one is shared out (``_shares``), and one more launch puts the shares together. No
+atomics, nothing is summed in an order that could change, nothing waits for the device.
 
 The statistics are the reference's n and p, and below them what would cost the backward another pass over all pairs:
 the denominator and its offset, the number of positives, the row's part of the temperature's gradient, and what forms
@@ -23,9 +24,12 @@ from .pairs import Pairs
 from .triton_arguments import form_of, threshold_of, treatment_of
 from .triton_backward import backward_kernel, prepare_kernel
 from .triton_configs import SECOND, config
-from .triton_forward import forward_kernel
+from .triton_division import CLOSE, GATHER, divide, put_together
+from .triton_forward import close_kernel, forward_kernel
+from .triton_gradient import gather_kernel
+from .triton_own import own_close_kernel, own_kernel
 from .triton_search import find_cuts
-from .triton_second import own_kernel, spread_kernel
+from .triton_spread import spread_close_kernel, spread_kernel
 
 STATISTICS = 13
 """Rows of the statistics."""
@@ -54,8 +58,6 @@ def forward(
             if pairs.topk:
                 positives = (pairs.positive_offset, rule.positive_index, rule.groups, rule.candidate_groups)
                 find_cuts(a, b, anchor_norms, candidate_norms, pairs, rule.self_index, positives, statistics[12])
-        shape = config("forward", rule.masks, width, a.dtype, rows, a.device)
-        grid = (-(-rows // shape.block_m),)
         arguments = (
             a, b, anchor_norms, candidate_norms, rule.sharpness, rows, columns, a.stride(0), b.stride(0),
             pairs.self_offset, rule.self_index, pairs.positive_offset, rule.positive_index, rule.groups,
@@ -63,14 +65,22 @@ def forward(
             pairs.weight,
         )  # fmt: skip
         flags = {"SLOPE": rule.on_device, **rule.flags}
-        forward_kernel[grid](*arguments, loss, count, statistics, **_launch(shape, width), **flags)
+        shape = config("forward", rule.masks, width, a.dtype, rows, columns, a.device)
+        programs = divide(shape, rows, columns, 8, a)
+        forward_kernel[programs.grid](
+            *arguments, programs.length, programs.partials, loss, count, statistics, **_launch(shape, width), **flags
+        )
+        put_together(close_kernel, CLOSE, programs, rows, rule.sharpness, loss, count, statistics, **flags)
         if rule.form in ("own", "own inside", "spread"):
             shape = SECOND[max(padded_width(width), 64), str(a.dtype).removeprefix("torch.")]
-            grid, flags = (-(-rows // shape.block_m),), {**_launch(shape, width), **flags}
-            if rule.form == "spread":
-                spread_kernel[grid](*arguments, form.spread, loss, statistics, **flags)
-            else:
-                own_kernel[grid](*arguments, loss, statistics, **flags)
+            programs = divide(shape, rows, columns, 9, a)
+            spread = (form.spread,) if rule.form == "spread" else ()
+            kernel, closing = (spread_kernel, spread_close_kernel) if spread else (own_kernel, own_close_kernel)
+            kernel[programs.grid](
+                *arguments, *spread, programs.length, programs.partials, loss, statistics, **_launch(shape, width),
+                **flags,
+            )  # fmt: skip
+            put_together(closing, CLOSE, programs, rows, rule.sharpness, *spread, loss, statistics, **flags)
     return loss, count, statistics
 
 
@@ -211,13 +221,26 @@ def _gradient(
     rows = out.shape[0]
     if rows == 0:
         return
-    shape = config("backward", rule.masks, out.shape[1], out.dtype, rows, out.device)
-    backward_kernel[(-(-rows // shape.block_m),)](
+    width = out.shape[1]
+    shape = config("backward", rule.masks, width, out.dtype, rows, other.shape[0], out.device)
+    programs = divide(shape, rows, other.shape[0], width, out)
+    backward_kernel[programs.grid](
         own, other, *norms, rule.sharpness, rows, other.shape[0], own.stride(0), other.stride(0), pairs.self_offset,
         rule.self_index, pairs.positive_offset, rule.positive_index, *groups, rule.threshold, rule.threshold_stride,
-        *clusters, pairs.weight, statistics, coefficients, out,
-        **_launch(shape, out.shape[1]), SIDES=sides, **rule.flags,
+        *clusters, pairs.weight, statistics, coefficients, programs.length, programs.partials, out,
+        **_launch(shape, width), SIDES=sides, **rule.flags,
     )  # fmt: skip
+    put_together(
+        gather_kernel,
+        GATHER[max(padded_width(width), 64)],
+        programs,
+        rows,
+        own,
+        norms[0],
+        own.stride(0),
+        out,
+        **rule.flags,
+    )
 
 
 def _launch(shape: Config, width: int) -> dict[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .._triton_rows import TINY, dots, inverse_norm, load_rows, squared_norm
+from .._triton_rows import accumulate, dots, inverse_norm, load_rows
 from .triton_forms import form_gradient, load_form, scale_form
-from .triton_pairs import LN2, LOG2E, false_negatives, relation, sharpness_of
+from .triton_gradient import as_column, as_row, direction, gradient_of, rejected, store_gradient, store_rows
+from .triton_pairs import LN2, LOG2E, relation, sharpness_of
 from .triton_tiles import common_cluster, without_itself
 
 
@@ -69,46 +70,21 @@ def load_side(
 
 
 @triton.jit
-def exponential(dot, offset, k, BOUNDED: tl.constexpr):
-    """e_ij: against the common offset 1, or against the anchor's own (which excluded pairs may exceed by far)."""
-    if BOUNDED:
-        return tl.exp2(k * (dot - 1.0))
-    else:
-        exponent = k * (dot - offset)
-        return tl.exp2(tl.where(exponent > 126.0, 126.0, exponent))  # tl.minimum would lose a NaN
-
-
-@triton.jit
-def coefficients_of(
-    positive, false, alpha, among, rho, weight, MULTIPLE: tl.constexpr, TREATMENT: tl.constexpr
-):  # fmt: skip
-    """(factor of e, what is subtracted) for one direction of the pair."""
-    if TREATMENT == "attract":
-        positive = positive | false
-    factor = alpha
-    if TREATMENT == "eliminate":
-        factor = tl.where(false, 0.0, factor)
-    if TREATMENT == "weight":
-        factor = tl.where(false, factor * weight, factor)
-    factor = tl.where(positive, among if MULTIPLE else 0.0, factor)
-    return factor, tl.where(positive, rho, 0.0)
-
-
-@triton.jit
 def backward_kernel(
     own, other, own_norms, other_norms, sharpness, own_count, other_count, own_stride, other_stride,
     self_offset, self_index, positive_offset, positive_index, own_groups, other_groups, threshold, threshold_stride,
-    own_clusters, other_clusters, weight, statistics, coefficients, out,
+    own_clusters, other_clusters, weight, statistics, coefficients, length, partials, out,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
     OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
     TREATMENT: tl.constexpr, LEVELS: tl.constexpr, EACH: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of BLOCK_M own rows, over all other rows.
+    """Gradient of BLOCK_M own rows, over all other rows or, of several programs each, over ``length`` of them.
 
-    SIDES says which rows are anchors: "own" (the gradient of the anchors), "other" (of the candidates), or "both":
-    one set of rows with positives by groups, where T_ij = G_ij + G_ji is made from one dot product.
+    Then what comes of each share goes to ``partials`` [shares, own, D], for ``gather_kernel``. SIDES says which rows
+    are anchors: "own" (the gradient of the anchors), "other" (of the candidates), or "both": one set of rows with
+    positives by groups, where T_ij = G_ij + G_ji is made from one dot product.
     """
     index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = index < own_count
@@ -134,14 +110,15 @@ def backward_kernel(
     if own_clusters is not None:
         own_cluster = tl.load(own_clusters + index, mask=there, other=-1)[:, None]
     if SIDES != "other":
-        own_alpha, own_among, own_rho, own_offset, own_cut = load_side(
+        own_side = load_side(
             coefficients, statistics, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
         )
         if FORM != "plain":
             own_row = load_form(coefficients, statistics, index[:, None], own_count, FORM)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
-    for start in range(0, other_count, BLOCK_N):
+    first = tl.program_id(1) * length
+    for start in range(first, tl.minimum(first + length, other_count), BLOCK_N):
         column = start + tl.arange(0, BLOCK_N)
         inside = column < other_count
         y = load_rows(other, column, other_count, other_stride, D, 0, BLOCK_D)
@@ -189,73 +166,45 @@ def backward_kernel(
             if self_index is not None:
                 itself, positive = without_itself(itself, positive, own_self, column[None, :])
 
+        of_other = 0
+        of_own = 0
         if SIDES != "own":
-            alpha, among, rho, offset, cut = load_side(
-                coefficients, statistics, threshold, column, other_count, threshold_stride, MULTIPLE, BOUNDED, THRESHOLD
-            )
-            false = positive
-            if TREATMENT != "none":
-                false = (positive == 0) & false_negatives(
-                    cosine, cut[None, :], other_cluster, cluster, THRESHOLD != 0, own_clusters is not None,
-                    ALL_RULES,
-                )  # fmt: skip
-            if FORM == "plain":
-                e = exponential(dot, offset[None, :], k, BOUNDED)
-                factor, subtracted = coefficients_of(
-                    positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
+            side = as_row(
+                load_side(
+                    coefficients, statistics, threshold, column, other_count, threshold_stride, MULTIPLE, BOUNDED,
+                    THRESHOLD,
                 )
+            )  # fmt: skip
+            false = rejected(
+                side, cosine, positive, other_cluster, cluster, THRESHOLD, own_clusters is not None, ALL_RULES,
+                TREATMENT,
+            )  # fmt: skip
+            if FORM == "plain":
+                of_other = direction(side, dot, positive, false, k, weight, BOUNDED, MULTIPLE, TREATMENT)
             else:
                 row = load_form(coefficients, statistics, column[None, :], other_count, FORM)
-                grad = form_gradient(row, dot, positive, false, index[:, None], k, weight, BOUNDED, TREATMENT, FORM)
+                of_other = form_gradient(row, dot, positive, false, index[:, None], k, weight, BOUNDED, TREATMENT, FORM)
         if SIDES != "other":
-            own_false = positive
-            if TREATMENT != "none":
-                own_false = (positive == 0) & false_negatives(
-                    cosine, own_cut[:, None], cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
-                    ALL_RULES,
-                )  # fmt: skip
+            side = as_column(own_side)
+            false = rejected(
+                side, cosine, positive, cluster, other_cluster, THRESHOLD, own_clusters is not None, ALL_RULES,
+                TREATMENT,
+            )  # fmt: skip
             if FORM == "plain":
-                own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
-                own_factor, own_subtracted = coefficients_of(
-                    positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
-                    TREATMENT,
-                )  # fmt: skip
+                of_own = direction(side, dot, positive, false, k, weight, BOUNDED, MULTIPLE, TREATMENT)
             else:
-                own_grad = form_gradient(
-                    own_row, dot, positive, own_false, column[None, :], k, weight, BOUNDED, TREATMENT, FORM
+                of_own = form_gradient(
+                    own_row, dot, positive, false, column[None, :], k, weight, BOUNDED, TREATMENT, FORM
                 )
-        if FORM != "plain":
-            if SIDES == "own":
-                grad = own_grad
-            elif SIDES == "both":
-                grad += own_grad
-        elif SIDES == "own":
-            grad = own_e * own_factor - own_subtracted
-        elif SIDES == "other":
-            grad = e * factor - subtracted
-        elif BOUNDED:
-            grad = e * (factor + own_factor) - (subtracted + own_subtracted)
-        else:
-            grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
+        grad = gradient_of(of_own, of_other, BOUNDED, SIDES, FORM)
         if SELF or self_index is not None:
             grad = tl.where(itself, 0.0, grad)
         if NORMALIZE and not UNIT:
             grad = grad * other_norm[None, :]
-        # Rows beyond the last are zero in y, whatever their grad.
-        if PRECISION == "exact":
-            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
-        elif PRECISION == "ieee":
-            acc = tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
-        else:
-            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision=PRECISION)
+        acc = accumulate(grad, y, acc, PRECISION)
 
     acc = acc * (k * LN2)
-    if NORMALIZE:
-        raw = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
-        grown = tl.sqrt_rn(squared_norm(raw)) >= TINY
-        unit = raw * own_norm
-        radial = tl.sum(unit * acc, axis=1)[:, None]
-        acc = tl.where(grown[:, None], own_norm * (acc - unit * radial), 0.0)
-    dims = tl.arange(0, BLOCK_D)
-    pointers = out + index.to(tl.int64)[:, None] * D + dims[None, :]
-    tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
+    if tl.num_programs(1) == 1:
+        store_gradient(acc, own, own_norm, index, own_count, own_stride, out, D, BLOCK_D, NORMALIZE)
+    else:
+        store_rows(acc, partials, index + tl.program_id(1) * own_count, there, D, BLOCK_D)

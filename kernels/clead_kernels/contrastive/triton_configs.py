@@ -10,9 +10,11 @@ import functools
 
 import torch
 
+from .._shares import occupies, processors
 from .._triton_rows import Config, padded_width
 
-# (kernel, masks, padded width, dtype): few own rows (latency decides), many (throughput decides). "rules" stands for
+# (kernel, masks, padded width, dtype): for little work, and where there is enough of it for every processor even in
+# large tiles. "rules" stands for
 # rules on false negatives and for an offset per row: both cost registers. float32 products run without tensor cores;
 # kept whole, their rows would not fit the registers.
 TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
@@ -47,7 +49,7 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("backward", "plain", 256, "float16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
     ("backward", "rules", 256, "float16"): (Config(32, 32, 256, 8, 2), Config(32, 32, 256, 8, 2)),
     ("backward", "plain", 512, "float16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
-    ("backward", "rules", 512, "float16"): (Config(32, 16, 512, 8, 2), Config(32, 16, 512, 8, 2)),
+    ("backward", "rules", 512, "float16"): (Config(16, 32, 512, 8, 2), Config(16, 32, 512, 8, 2)),
     ("forward", "plain", 64, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
     ("forward", "rules", 64, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
     ("forward", "plain", 128, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
@@ -56,11 +58,11 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("forward", "rules", 256, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
     ("forward", "plain", 512, "float32"): (Config(32, 32, 16, 4, 2), Config(64, 64, 16, 8, 2)),
     ("forward", "rules", 512, "float32"): (Config(16, 32, 16, 4, 2), Config(64, 32, 16, 8, 2)),
-    ("backward", "plain", 64, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 32, 16, 8, 2)),
+    ("backward", "plain", 64, "float32"): (Config(32, 16, 16, 4, 2), Config(32, 32, 16, 8, 2)),
     ("backward", "rules", 64, "float32"): (Config(32, 16, 16, 8, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "plain", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
-    ("backward", "rules", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
-    ("backward", "plain", 256, "float32"): (Config(16, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
+    ("backward", "rules", 128, "float32"): (Config(32, 16, 16, 4, 2), Config(32, 32, 16, 8, 2)),
+    ("backward", "plain", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "rules", 256, "float32"): (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 8, 2)),
     ("backward", "plain", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
     ("backward", "rules", 512, "float32"): (Config(32, 16, 16, 8, 2), Config(32, 16, 16, 8, 2)),
@@ -82,7 +84,8 @@ FORMS: dict[tuple[str, int, str], Config] = {
 SECOND: dict[tuple[int, str], Config] = {
     **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
     **{(512, dtype): Config(32, 32, 512, 4, 2) for dtype in ("bfloat16", "float16")},
-    **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 128, 256, 512)},
+    **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 256, 512)},
+    (128, "float32"): Config(32, 32, 16, 4, 2),
 }
 
 MAX_TOPK = 255
@@ -108,12 +111,11 @@ HARDEST: dict[str, Config] = {
     "float32": Config(32, 64, 16, 4, 2),
 }
 
-FEW_ANCHORS = 8192
-"""Up to so many rows the small tile of the table is taken: large ones would leave processors without work."""
 
-
-def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, device: torch.device) -> Config:
-    """The tile shape for ``rows`` owned rows of ``width`` dimensions; arguments as the table's keys.
+def config(
+    kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, columns: int, device: torch.device
+) -> Config:
+    """The tile shape for ``rows`` owned rows of ``width`` dimensions that meet ``columns``; others as the table's keys.
 
     ``masks`` is "forms" for a form beyond the plain one.
     """
@@ -121,7 +123,8 @@ def config(kernel: str, masks: str, width: int, dtype: torch.dtype, rows: int, d
     if masks == "forms" and (kernel, *key) in FORMS:
         return FORMS[kernel, *key]
     small, large = TABLE[kernel, "rules" if masks == "forms" else masks, *key]
-    return large if rows > FEW_ANCHORS and _roomy(device) else small
+    fits = occupies(rows, columns, large.block_m, large.block_n, processors(device)) and _roomy(device)
+    return large if fits else small
 
 
 @functools.cache

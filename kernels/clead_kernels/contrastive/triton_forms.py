@@ -2,7 +2,7 @@
 
 ``reference_forms`` has the formulas. The kernels call a form by one word: "inside" (the mean over positives inside the
 logarithm), "negatives" and "negatives inside" (no positive in the denominator), "own" and "own inside" (each positive
-in a denominator of its own), "spread". The last three need a second pass, of ``triton_second``, over all pairs.
+in a denominator of its own), "spread". The last three need a second pass over all pairs.
 
 Rows of the statistics [13, M] of these forms; e_ij is taken against the offset of row 2, but where j is a positive of
 the first three forms against that of row 8. Gradients are meant per unit of the row's upstream gradient.

@@ -7,6 +7,7 @@ import triton.language as tl
 
 from .triton_forms import finish, move_offset, softplus2, store_sums
 from .triton_pairs import LN2, sharpness_of
+from .triton_partials import add_partials, gather_partials, load_partials, store_partials
 from .triton_tiles import anchor_side, anchor_tile
 
 
@@ -14,7 +15,7 @@ from .triton_tiles import anchor_side, anchor_tile
 def forward_kernel(
     anchors, candidates, anchor_norms, candidate_norms, sharpness, rows, columns, anchor_stride, candidate_stride,
     self_offset, self_index, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride,
-    clusters, candidate_clusters, weight, loss, count, statistics,
+    clusters, candidate_clusters, weight, length, partials, loss, count, statistics,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     ON_DEVICE: tl.constexpr, NORMALIZE: tl.constexpr, UNIT: tl.constexpr, BOUNDED: tl.constexpr, SELF: tl.constexpr,
     OFFSET: tl.constexpr, MULTIPLE: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
@@ -23,6 +24,9 @@ def forward_kernel(
 ):  # fmt: skip
     """Loss, number of positives and the statistics of BLOCK_M anchors, over all candidates.
 
+    Of several programs for each anchor, one sees ``length`` candidates, and its sums go to ``partials``, for
+    ``close_kernel``.
+
     ``statistics`` [13, M]: n and p of the reference; an offset o and sum_j k_ij exp((dot_ij - o) / temperature), the
     denominator, in which no digits are lost as they would be in its logarithm; the number of positives; with SLOPE
     sum_j d loss_i / d s_ij * (dot_ij - mean). What the other rows hold, and those of a FORM other than "plain", says
@@ -30,7 +34,6 @@ def forward_kernel(
     TREATMENT of false negatives: "none" (no rule), "eliminate", "weight" or "attract".
     """
     anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = anchor < rows
     k = sharpness_of(sharpness, ON_DEVICE)
     side = anchor_side(
         anchors, anchor_norms, anchor, rows, anchor_stride, self_index, positive_index, groups, threshold,
@@ -46,7 +49,8 @@ def forward_kernel(
     positive_dots = tl.zeros([BLOCK_M], tl.float32)
     positives = tl.zeros([BLOCK_M], tl.int32)
 
-    for start in range(0, columns, BLOCK_N):
+    first = tl.program_id(1) * length
+    for start in range(first, tl.minimum(first + length, columns), BLOCK_N):
         candidate = start + tl.arange(0, BLOCK_N)
         dot, _, positive, negative, false = anchor_tile(
             side, anchors, anchor, rows, anchor_stride, candidates, candidate_norms, candidate, columns,
@@ -83,10 +87,55 @@ def forward_kernel(
             if SLOPE:
                 positive_moment += tl.sum(of_positives * centred, axis=1)
 
+    sums = (
+        negative_offset, negative_sum, negative_moment, positive_offset_, positive_sum, positive_moment,
+        positive_dots, positives,
+    )  # fmt: skip
+    if tl.num_programs(1) == 1:
+        close_rows(sums, k, loss, count, statistics, anchor, rows, BOUNDED, MULTIPLE, SLOPE, FORM)
+    else:
+        store_partials(sums, partials, anchor, rows, 8)
+
+
+@triton.jit
+def close_kernel(
+    partials, shares, rows, sharpness, loss, count, statistics,
+    BLOCK_M: tl.constexpr, SHARES: tl.constexpr, ON_DEVICE: tl.constexpr, BOUNDED: tl.constexpr,
+    MULTIPLE: tl.constexpr, SLOPE: tl.constexpr, FORM: tl.constexpr,
+):  # fmt: skip
+    """What ``forward_kernel`` makes of BLOCK_M anchors, from the sums of several programs."""
+    anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = sharpness_of(sharpness, ON_DEVICE)
+    negative_offset, negative_sum, negative_moment = gather_partials(
+        partials, 0, anchor, rows, shares, k, BOUNDED, SHARES
+    )
+    positive_offset, positive_sum, positive_moment = gather_partials(
+        partials, 3, anchor, rows, shares, k, BOUNDED, SHARES
+    )
+    positive_dots = add_partials(partials, 6, anchor, rows, shares, SHARES)
+    positives = load_partials(partials, 7, anchor, rows, shares, 0.0, SHARES).to(tl.int32, bitcast=True)
+    sums = (
+        negative_offset, negative_sum, negative_moment, positive_offset, positive_sum, positive_moment,
+        positive_dots, tl.sum(positives, axis=1),
+    )  # fmt: skip
+    close_rows(sums, k, loss, count, statistics, anchor, rows, BOUNDED, MULTIPLE, SLOPE, FORM)
+
+
+@triton.jit
+def close_rows(
+    sums, k, loss, count, statistics, anchor, rows,
+    BOUNDED: tl.constexpr, MULTIPLE: tl.constexpr, SLOPE: tl.constexpr, FORM: tl.constexpr,
+):  # fmt: skip
+    """Loss, number of positives and statistics of rows from their sums over all candidates."""
+    there = anchor < rows
+    (
+        negative_offset, negative_sum, negative_moment, positive_offset_, positive_sum, positive_moment,
+        positive_dots, positives,
+    ) = sums  # fmt: skip
     # Differences of offsets and means are taken before they meet the sharpness: there they are small and exact.
     number = positives.to(tl.float32)
     mean = positive_dots / tl.maximum(number, 1.0)
-    minus_inf = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    minus_inf = tl.full([anchor.shape[0]], float("-inf"), tl.float32)
     some_negative = negative_sum != 0.0  # True for NaN, which must come out
     negative_log = tl.log2(tl.where(some_negative, negative_sum, 1.0))
     n = tl.where(some_negative, k * (tl.where(some_negative, negative_offset, 0.0) - mean) + negative_log, minus_inf)
@@ -97,7 +146,7 @@ def forward_kernel(
         positive_sum = tl.where(several, positive_sum, 1.0)
     else:
         positive_offset_ = mean
-        positive_sum = tl.full([BLOCK_M], 1.0, tl.float32)
+        positive_sum = tl.full([anchor.shape[0]], 1.0, tl.float32)
     p = k * (positive_offset_ - mean) + tl.log2(positive_sum)
     reference = negative_offset if BOUNDED else tl.maximum(negative_offset, positive_offset_)
     total = tl.where(some_negative, negative_sum * tl.exp2(k * (negative_offset - reference)), 0.0)

@@ -10,7 +10,8 @@ from .._triton_rows import inverse_norms, on_device, padded_width, precision
 from .pairs import Pairs
 from .triton_arguments import threshold_of
 from .triton_configs import HARDEST, MAX_TOPK, SEARCH
-from .triton_search_kernels import cut_kernel, hardest_kernel
+from .triton_division import MERGE, divide, put_together
+from .triton_search_kernels import cut_kernel, cut_merge_kernel, hardest_kernel
 
 
 def find_cuts(
@@ -33,13 +34,18 @@ def find_cuts(
     held = next(count for count, dtype in SEARCH if dtype == short and count > pairs.topk)
     shape = SEARCH[held, short]
     threshold, stride, kind = threshold_of(a, pairs)
-    cut_kernel[(-(-rows // shape.block_m),)](
+    programs = divide(shape, rows, b.shape[0], held, a)
+    cut_kernel[programs.grid](
         a, b, a_norms, b_norms, rows, b.shape[0], a.stride(0), b.stride(0), pairs.self_offset, self_index, *positives,
-        threshold, stride, cuts, pairs.topk,
+        threshold, stride, programs.length, programs.partials, cuts, pairs.topk,
         D=width, BLOCK_D=padded_width(width), BLOCK_M=shape.block_m, BLOCK_N=shape.block_n,
         BLOCK_K=min(shape.block_k, padded_width(width)), K=held, SELF=pairs.self_offset >= 0,
         OFFSET=pairs.positive_offset >= 0, THRESHOLD=kind, ALL_RULES=pairs.all_rules, PRECISION=precision(a.dtype),
         num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+    put_together(
+        cut_merge_kernel, MERGE, programs, rows, threshold, stride, cuts, pairs.topk, K=held, THRESHOLD=kind,
+        ALL_RULES=pairs.all_rules,
     )  # fmt: skip
 
 

@@ -14,15 +14,16 @@ SLACK = tl.constexpr(1e-6)  # more than two kernels' cosines of one pair differ 
 @triton.jit
 def cut_kernel(
     anchors, candidates, anchor_norms, candidate_norms, rows, columns, anchor_stride, candidate_stride, self_offset,
-    self_index, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride, cuts, k,
+    self_index, positive_offset, positive_index, groups, candidate_groups, threshold, threshold_stride, length,
+    partials, cuts, k,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     K: tl.constexpr, SELF: tl.constexpr, OFFSET: tl.constexpr, THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A cosine that the k most similar negatives of a row exceed and no other does; -inf where there are no more.
+    """A cosine that the k most similar negatives of a row exceed and no other does; see ``store_cuts``.
 
-    It lies halfway between the k-th and the next one, which no rounding of another pass turns around; where these two
-    are equal, just below. With a threshold beside it, the larger of both where all rules must hold, else the smaller.
+    Of several programs for each row, one sees ``length`` candidates and leaves the best K of them in ``partials``
+    [shares, M, K], ascending, for ``cut_merge_kernel``.
     """
     anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     side = anchor_side(
@@ -31,7 +32,8 @@ def cut_kernel(
     )  # fmt: skip
     best = tl.full([BLOCK_M, K], float("-inf"), tl.float32)
     bar = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for start in range(0, columns, BLOCK_N):
+    first = tl.program_id(1) * length
+    for start in range(first, tl.minimum(first + length, columns), BLOCK_N):
         candidate = start + tl.arange(0, BLOCK_N)
         _, cosine, _, negative, _ = anchor_tile(
             side, anchors, anchor, rows, anchor_stride, candidates, candidate_norms, candidate, columns,
@@ -44,6 +46,40 @@ def cut_kernel(
             # The larger halves of a rising and a falling sequence rise and fall: one merge sorts them.
             best = tl.bitonic_merge(tl.maximum(best, tl.topk(cosine, K)))
             bar = tl.min(best, axis=1)
+    if tl.num_programs(1) == 1:
+        store_cuts(best, anchor, rows, threshold, threshold_stride, cuts, k, K, THRESHOLD, ALL_RULES)
+    else:
+        row = (tl.program_id(1) * rows + anchor).to(tl.int64)[:, None]
+        tl.store(partials + row * K + tl.arange(0, K)[None, :], best, mask=(anchor < rows)[:, None])
+
+
+@triton.jit
+def cut_merge_kernel(
+    partials, shares, rows, threshold, threshold_stride, cuts, k, BLOCK_M: tl.constexpr, K: tl.constexpr,
+    THRESHOLD: tl.constexpr, ALL_RULES: tl.constexpr,
+):  # fmt: skip
+    """The cuts of BLOCK_M rows from the best of every share."""
+    anchor = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = (anchor < rows)[:, None]
+    place = tl.arange(0, K)[None, :]
+    best = tl.load(partials + anchor.to(tl.int64)[:, None] * K + place, mask=there, other=0.0)
+    for share in range(1, shares):
+        row = (share * rows + anchor).to(tl.int64)[:, None]
+        more = tl.load(partials + row * K + (K - 1 - place), mask=there, other=0.0)
+        best = tl.bitonic_merge(tl.maximum(best, more))
+    store_cuts(best, anchor, rows, threshold, threshold_stride, cuts, k, K, THRESHOLD, ALL_RULES)
+
+
+@triton.jit
+def store_cuts(
+    best, anchor, rows, threshold, threshold_stride, cuts, k, K: tl.constexpr, THRESHOLD: tl.constexpr,
+    ALL_RULES: tl.constexpr,
+):  # fmt: skip
+    """The cut of each row from its best K > k cosines, ascending; -inf where there are no more than k.
+
+    It lies halfway between the k-th and the next one, which no rounding of another pass turns around; where these two
+    are equal, just below. With a threshold beside it, the larger of both where all rules must hold, else the smaller.
+    """
     place = tl.arange(0, K)[None, :]
     last = tl.max(tl.where(place == K - k, best, float("-inf")), axis=1)
     following = tl.max(tl.where(place == K - k - 1, best, float("-inf")), axis=1)

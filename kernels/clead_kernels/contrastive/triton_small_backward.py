@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .._triton_rows import TINY, dots, load_rows, squared_norm
-from .triton_backward import coefficients_of, exponential
-from .triton_pairs import LN2, false_negatives, sharpness_of
+from .._triton_rows import accumulate, dots, load_rows
+from .triton_gradient import as_column, as_row, direction, gradient_of, rejected, store_gradient
+from .triton_pairs import LN2, sharpness_of
 from .triton_small_rows import ANYWHERE, NUMBERS, ROWS, SHARE, marks
 
 
@@ -142,7 +142,7 @@ def gradient(
     if own_clusters is not None:
         own_cluster = tl.load(own_clusters + index, mask=there, other=-1)[:, None]
     if SIDES != "other":
-        own_alpha, own_among, own_rho, own_offset, own_cut = load_anchors(
+        own_side = load_anchors(
             own_values, grad_loss, grad_stride, threshold, index, own_count, threshold_stride, MULTIPLE, BOUNDED,
             THRESHOLD, REDUCTION,
         )  # fmt: skip
@@ -175,60 +175,33 @@ def gradient(
         if own_clusters is not None:
             other_cluster = tl.load(other_clusters + column, mask=inside, other=-1)[None, :]
 
+        of_other = 0
+        of_own = 0
         if SIDES != "own":
-            alpha, among, rho, offset, cut = load_anchors(
-                other_values, grad_loss, grad_stride, threshold, column, other_count, threshold_stride, MULTIPLE,
-                BOUNDED, THRESHOLD, REDUCTION,
+            side = as_row(
+                load_anchors(
+                    other_values, grad_loss, grad_stride, threshold, column, other_count, threshold_stride, MULTIPLE,
+                    BOUNDED, THRESHOLD, REDUCTION,
+                )
             )  # fmt: skip
-            false = positive
-            if TREATMENT != "none":
-                false = (positive == 0) & false_negatives(
-                    cosine, cut[None, :], other_cluster, own_cluster, THRESHOLD != 0, own_clusters is not None,
-                    ALL_RULES,
-                )  # fmt: skip
-            e = exponential(dot, offset[None, :], k, BOUNDED)
-            factor, subtracted = coefficients_of(
-                positive, false, alpha[None, :], among[None, :], rho[None, :], weight, MULTIPLE, TREATMENT
-            )
-        if SIDES != "other":
-            own_false = positive
-            if TREATMENT != "none":
-                own_false = (positive == 0) & false_negatives(
-                    cosine, own_cut[:, None], own_cluster, other_cluster, THRESHOLD != 0, own_clusters is not None,
-                    ALL_RULES,
-                )  # fmt: skip
-            own_e = exponential(dot, own_offset[:, None], k, BOUNDED)
-            own_factor, own_subtracted = coefficients_of(
-                positive, own_false, own_alpha[:, None], own_among[:, None], own_rho[:, None], weight, MULTIPLE,
+            false = rejected(
+                side, cosine, positive, other_cluster, own_cluster, THRESHOLD, own_clusters is not None, ALL_RULES,
                 TREATMENT,
             )  # fmt: skip
-        if SIDES == "own":
-            grad = own_e * own_factor - own_subtracted
-        elif SIDES == "other":
-            grad = e * factor - subtracted
-        elif BOUNDED:
-            grad = e * (factor + own_factor) - (subtracted + own_subtracted)
-        else:
-            grad = e * factor + own_e * own_factor - (subtracted + own_subtracted)
+            of_other = direction(side, dot, positive, false, k, weight, BOUNDED, MULTIPLE, TREATMENT)
+        if SIDES != "other":
+            side = as_column(own_side)
+            false = rejected(
+                side, cosine, positive, own_cluster, other_cluster, THRESHOLD, own_clusters is not None, ALL_RULES,
+                TREATMENT,
+            )  # fmt: skip
+            of_own = direction(side, dot, positive, false, k, weight, BOUNDED, MULTIPLE, TREATMENT)
+        grad = gradient_of(of_own, of_other, BOUNDED, SIDES, "plain")
         if SELF:
             grad = tl.where(itself, 0.0, grad)
         if NORMALIZE and not UNIT:
             grad = grad * other_norm[None, :]
-        # Rows beyond the last are zero in y, whatever their grad.
-        if PRECISION == "exact":
-            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision="ieee")
-        elif PRECISION == "ieee":
-            acc = tl.dot(grad.to(y.dtype), y, acc, input_precision="ieee")
-        else:
-            acc = tl.dot(grad, y.to(tl.float32), acc, input_precision=PRECISION)
+        acc = accumulate(grad, y, acc, PRECISION)
 
     acc = acc * (k * LN2 * upstream_of(grad_loss, statistics, share, REDUCTION))
-    if NORMALIZE:
-        row = load_rows(own, index, own_count, D, D, 0, BLOCK_D).to(tl.float32)
-        grown = tl.sqrt_rn(squared_norm(row)) >= TINY
-        row = row * own_norm
-        radial = tl.sum(row * acc, axis=1)[:, None]
-        acc = tl.where(grown[:, None], own_norm * (acc - row * radial), 0.0)
-    dims = tl.arange(0, BLOCK_D)
-    pointers = out + index[:, None] * D + dims[None, :]
-    tl.store(pointers, acc.to(out.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
+    store_gradient(acc, own, own_norm, index, own_count, D, out, D, BLOCK_D, NORMALIZE)

@@ -13,6 +13,7 @@ import triton.language as tl
 from .._triton_rows import dots, load_rows, squared_norm
 from .triton_forms import softplus2
 from .triton_pairs import LN2, false_negatives, sharpness_of
+from .triton_partials import gathered
 from .triton_small_rows import (
     ANYWHERE,
     NUMBERS,
@@ -251,18 +252,3 @@ def raise_offset(offset, total, moment, dot, k, SLOPE: tl.constexpr):
     if SLOPE:
         moment = factor * (moment + step * total)
     return raised, total * factor, moment
-
-
-@triton.jit
-def gathered(offset, total, moment, k, BOUNDED: tl.constexpr, SLOPE: tl.constexpr):
-    """(offset, sum, moment) of rows [BLOCK_M] from those of the columns of the tile."""
-    largest = tl.max(offset, axis=1)
-    if BOUNDED:
-        return largest, tl.sum(total, axis=1), tl.sum(moment, axis=1) if SLOPE else largest
-    else:
-        step = tl.where(offset == float("-inf"), 0.0, offset - largest[:, None])
-        factor = tl.exp2(k * step)
-        total = total * factor
-        if SLOPE:
-            moment = moment * factor + step * total
-        return largest, tl.sum(total, axis=1), tl.sum(moment, axis=1) if SLOPE else largest

@@ -6,12 +6,12 @@ of the bank, as keys that order by score and then by index. All keys differ, so 
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from .._shares import processors, share_out
 from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
 from .triton_configs import BACKWARD, FORWARD, MAX_K, MERGE, TOPK, held
 from .triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
@@ -79,8 +79,9 @@ def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor
         count, dtype = held(k), _short(queries.dtype)
         shape = TOPK[count, dtype]
         blocks = -(-rows // shape.block_m)
-        length = _share(columns, blocks, shape.block_n, queries.device)
-        shares = -(-columns // length)
+        length, shares = share_out(
+            rows, columns, shape.block_m, shape.block_n, shape.warps, processors(queries.device), least=2
+        )
         keys = queries.new_empty((shares, rows, count), dtype=torch.int64)
         topk_kernel[(blocks, shares)](
             one.rows, other.rows, one.norms, other.norms, keys, rows, columns, length, queries.shape[1],
@@ -140,18 +141,6 @@ def _temperature(temperature: Tensor | float, a: Tensor) -> Tensor | float:
 def _check_width(x: Tensor) -> None:
     if x.shape[-1] > MAX_WIDTH:
         raise NotImplementedError(f"the Triton kernels take rows of up to {MAX_WIDTH} values, got {x.shape[-1]}")
-
-
-def _share(columns: int, blocks: int, block: int, device: torch.device) -> int:
-    """Rows of the bank for one program: few queries alone would leave processors without work."""
-    wanted = max(1, min(4 * _processors(device) // blocks, 64))
-    tiles = -(-columns // block)
-    return -(-tiles // min(wanted, max(1, tiles // 2))) * block
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .._triton_rows import TINY, load_rows, matmul, squared_norm
+from .._triton_rows import TINY, accumulate, load_rows, matmul, squared_norm
 
 LAST = tl.constexpr(4294967295)  # of 32-bit indices
 NOTHING = tl.constexpr(-9223372036854775808)  # below every key
@@ -94,12 +94,7 @@ def similarity_backward_kernel(
         g = tl.load(pointers, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
         if other_norms is not None:
             g = g * tl.load(other_norms + batch * other_step + column, mask=inside, other=0.0)[None, :]
-        if PRECISION == "exact":
-            acc = tl.dot(g, y.to(tl.float32), acc, input_precision="ieee")
-        elif PRECISION == "ieee":
-            acc = tl.dot(g.to(y.dtype), y, acc, input_precision="ieee")
-        else:
-            acc = tl.dot(g, y.to(tl.float32), acc, input_precision=PRECISION)
+        acc = accumulate(g, y, acc, PRECISION)
     acc = acc * reciprocal(temperature, ON_DEVICE)
     row = load_rows(own, index, own_count, own_stride, D, 0, BLOCK_D).to(tl.float32)
     if own_norms is not None:
