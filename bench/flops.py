@@ -31,6 +31,6 @@ def _factors(case: Loss, impl: str) -> tuple[float, float] | None:
     if case.op == "instance_margin":  # one candidate a row has a gradient
         return (1.0, 0.0) if impl in _TWO_SETS else None
     found = (_ALONE if case.alone else _TWO_SETS).get(impl)
-    if found and case.op == "clip_loss":
+    if found and case.op == "clip_loss" and impl != "native":  # which has both directions of a pair at once
         return 2 * found[0], 2 * found[1]
     return found
