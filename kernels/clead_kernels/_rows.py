@@ -18,7 +18,8 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Switches autocast off: inside an op it would round the matrix products behind our back."""
-    if torch.amp.is_autocast_available(device.type):
+    # Torch 2.11 cannot trace the question.
+    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
