@@ -4,13 +4,17 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from clead import train
 from clead.attacks import runner
-from clead.cli import read_config
+from clead.cli import plans, read_config
 from clead.config import SpeedConfig
 from clead.engine import checkpoint
+from clead.engine.progress import Progress
 from clead.errors import UserError
+from clead.sources import Sources
+from clead.stages import pretraining
 
 SHORT = ["--epochs", "2", "--train-samples", "96", "--batch-size", "32", "--checkpoint-every", "1"]
 SHORT += ["--stages", "pretrain", "--compare"]
@@ -127,3 +131,12 @@ def test_bfloat16_trains_as_robust_a_model(tmp_path):
             rows = json.loads((tmp_path / f"{precision}-s{seed}" / "results.json").read_text())["results"]
             found[precision] += next(r["accuracy"] for r in rows if r["name"] == "pgd20" and r["eps"] == 0.1) / 5
     assert found["fp32"] > 0.5 and abs(found["bf16"] - found["fp32"]) <= 0.02
+
+
+@pytest.mark.parametrize("flags", [[], ["--speed.channels-last"]])
+def test_channels_innermost_everywhere_leave_nothing_to_the_rule_of_layouts(flags, tmp_path):
+    (plan,) = plans(["simclr", *SHORT, *flags, "--out", str(tmp_path / "run")])
+    session, model = train.prepare(plan, Progress(Console(quiet=True)), "trained", Sources())
+    pretraining(session, model)
+    weights_innermost = model.encoder.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (model.encoder.by_rule, weights_innermost) == (not flags, bool(flags))
