@@ -31,8 +31,8 @@ def share_out(
 ) -> tuple[int, int]:
     """(columns of a share, a multiple of ``block_n``; number of shares) for programs of ``block_m`` rows.
 
-    One share where there is a program for every processor; else the fewest that fill whole rounds of programs, at most
-    as many as keep a float32 row of every share and program within twice all rows.
+    One share where every processor has two programs without; else the fewest that fill whole rounds of programs, at
+    most as many as keep the rows that all shares leave within twice the rows of both sides.
     """
     blocks, tiles = -(-rows // block_m), max(1, -(-columns // block_n))
     places = processors * max(1, WARPS // warps)
@@ -41,7 +41,7 @@ def share_out(
         programs = blocks * count
         return min(programs / (-(-programs // places) * places), FILLED)
 
-    most = min(tiles // least, MOST, 2 * (rows + columns) // rows) if blocks < processors else 1
+    most = min(tiles // least, MOST, 2 * (rows + columns) // rows) if blocks < 2 * processors else 1
     count = max(range(1, max(most, 1) + 1), key=filled)  # of equal ones the first
     length = -(-tiles // count)
     return length * block_n, -(-tiles // length)

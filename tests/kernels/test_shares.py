@@ -23,8 +23,14 @@ def test_a_queue_by_hand():
 
 def test_where_nothing_is_shared():
     assert share_out(132 * 32, 65536, 32, 64, 8, 132)[1] == 1  # a program for every processor
+    assert share_out(270 * 32, 65536, 32, 64, 8, 132)[1] == 1  # two, and a few more
     assert share_out(512, 15 * 64, 32, 64, 4, 132) == (15 * 64, 1)  # 15 tiles are not two times 8
     assert share_out(7, 0, 32, 64, 4, 132) == (64, 1)
+
+
+def test_a_second_round_that_is_nearly_empty():
+    """128 blocks on 108 processors fill 59% of two rounds; 4 shares, 512 programs, 95% of five."""
+    assert share_out(8192, 8192, 64, 64, 8, 108) == (32 * 64, 4)
 
 
 def test_memory_bounds_the_shares():
