@@ -17,7 +17,7 @@ def keep_freed_memory() -> None:
 
     By default blocks above 32 MiB, and the end of the heap, go back to the system as soon as they are free, and come
     back zeroed, page by page: half a million page faults in a step of SimCLR on ResNet-18 with 64 images. Keeping them
-    takes 21 to 26% off the CPU time of that step, and about 5% off one of C-LEAD on the digits. The process stays as
+    takes 21 to 26% off the CPU time of that step, and up to 4% off a run of C-LEAD on the digits. The process stays as
     large as it once was, and has holes: up to a sixth more memory for the same step.
 
     Nothing happens where malloc is another one, or where the environment sets MALLOC_TRIM_THRESHOLD_ or
