@@ -55,7 +55,7 @@ def test_same_files_same_figure(run):
 
 def test_figures_need_no_pyplot(run):
     code = (
-        "import sys, pathlib, clead.figures as f; "
+        "import sys, pathlib, clead.figures.drawing as f; "
         "f.draw_all(pathlib.Path(sys.argv[1])); print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, check=True)
