@@ -48,9 +48,8 @@ class Build(build_ext):
         if archs and not NVCC:
             sys.exit("CLEAD_CUDA=1 needs the CUDA toolkit: nvcc is neither on PATH nor in CUDA_HOME/bin")
         root = os.path.dirname(torch.__file__)
-        # torch has a copy of pybind11 that refuses the stable ABI: the installed one is to be found first.
         folders = ["csrc/include", "csrc", pybind11.get_include(), f"{root}/include", PYTHON_INCLUDE]
-        # Stable ABI of torch 2.11: a module built here loads in every torch from there on.
+        # Stable ABI of torch 2.11: a module built here loads in all from there on. torch's own pybind11 refuses it.
         common = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000", *(f"-I{f}" for f in folders)]
         cxx = [*CXX, *common, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
         cxx += os.environ.get("CLEAD_CXXFLAGS", "").split()

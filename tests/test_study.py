@@ -14,7 +14,7 @@ from clead.loading import InputSpec, build_model, load
 from clead.methods import METHODS
 from clead.models import initialise
 from clead.protocols.few_labels import few_labels
-from clead.recipes import RECIPES, find_recipe
+from clead.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def test_an_attack_raises_the_contrastive_loss(splits, monkeypatch):
 
 
 def test_a_finished_run_is_measured_again_but_not_trained(splits, tmp_path, monkeypatch):
-    def short(name):
-        recipe = find_recipe(name)
+    def short(method, data):
+        recipe = default_recipe(method, data)
         config = recipe.config
         return replace(recipe, config=replace(config, epochs=1, linear_eval=replace(config.linear_eval, epochs=2)))
 
-    monkeypatch.setattr(study, "find_recipe", short)
+    monkeypatch.setattr(study, "default_recipe", short)
     for name in ("STEPS", "DRAWS"):
         monkeypatch.setattr(study, name, 2)
     folder = tmp_path / "simclr-s0"
