@@ -14,7 +14,7 @@ from clead.loading import InputSpec, build_model, load
 from clead.methods import METHODS
 from clead.models import initialise
 from clead.protocols.few_labels import few_labels
-from clead.recipes import RECIPES
+from clead.recipes import RECIPES, default_recipe
 
 
 @pytest.fixture(scope="module")
