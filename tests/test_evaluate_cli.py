@@ -84,6 +84,32 @@ def test_a_quick_look_does_not_cost_a_row_of_more_images(run, tmp_path, capsys):
     assert [row["samples"] for row in rows(run) if row["model"] == "trained"] == [80, 80, 20]
 
 
+def test_what_a_folder_has_of_another_model_by_the_same_name_is_replaced(run, tmp_path):
+    out, flags = tmp_path / "out", ["--attacks", "fgsm", "--eps", "0.1", "--out", str(tmp_path / "out")]
+    evaluate.main([str(run), *flags, "--samples", "60"])
+    evaluate.main([str(run), *flags, "--samples", "20"])
+    assert [row["samples"] for row in rows(out)] == [20, 20]
+
+
+def test_resuming_a_run_keeps_rows_of_more_images(run):
+    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.1", "--samples", "80"])
+    before = rows(run)
+    (plan,) = plans(["simclr", "--resume", "--out", str(run)])
+    train.run(plan, Progress(report.output_console()))
+    assert rows(run) == before and 80 in {row["samples"] for row in before}
+
+
+def test_rows_of_a_stage_that_is_not_finished_do_not_pass_for_those_of_the_run(run):
+    state = json.loads((run / "run.json").read_text())
+    left = {**state, "state": "failed", "stages": [name for name in state["stages"] if name == "pretrain"]}
+    (run / "run.json").write_text(json.dumps(left))
+    with pytest.raises(UserError, match=r"the stage linear_eval is not finished; .* --resume, or name .*linear_eval-"):
+        evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.1"])
+    found = checkpoint.latest(run / "checkpoints", "linear_eval")
+    evaluate.main([str(found), "--attacks", "fgsm", "--eps", "0.1", "--samples", "20"])
+    assert len(rows(run / "evaluations" / found.resolve().name)) == 2
+
+
 def test_an_interruption_keeps_the_rows_that_are_finished(run, monkeypatch):
     original = find_attack("pgd7")
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from clead import report
@@ -17,13 +18,14 @@ from clead.engine.environment import environment, name_commit
 from clead.engine.files import write_atomic
 from clead.engine.memory import keep_freed_memory
 from clead.engine.progress import Progress
-from clead.engine.results import Row, add_results, read_results, row_key
+from clead.engine.results import KEY, Row, add_results, read_results, renamed
 from clead.engine.run import RunFolder
 from clead.errors import UserError
+from clead.evaluate import measures
 from clead.evaluate.arguments import parse
 from clead.evaluate.figures import expand, folder_of, write_data
 from clead.evaluate.finetuning import finetuned, settings_of
-from clead.evaluate.measures import accuracy_measures, add_entries
+from clead.evaluate.measures import accuracy_measures, add_entries, read_entries
 from clead.evaluate.models import Opened
 from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
 from clead.evaluate.table import describe, show
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     if arguments.device == "cpu":
         keep_freed_memory()
+    else:  # float32 is float32, as in training
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     console = report.output_console()
     sources = Sources()
     todo = open_all(arguments, sources)
@@ -83,7 +87,7 @@ def main(argv: list[str]) -> None:
     show(todo, [row for row in rows if "accuracy" in row], console)
     if rows:
         report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
-    fewer = [row for row in rows if any(measured_on_more(folder, row) for folder in by_name[row["run"]].folders)]
+    fewer = [row for row in rows if is_kept_out(by_name[row["run"]], row)]
     if fewer:
         report.emit(console, f"{len(fewer)} of them were there, of more images, and stay as they were")
     if figures:
@@ -167,7 +171,7 @@ def record(opened: Opened, row: Row, versions: str) -> Row:
     """
     row = {**row, "versions": versions}
     for index, folder in enumerate(opened.folders):
-        if measured_on_more(folder, row):
+        if measured_on_more(opened, folder, row):
             continue
         named = row if index == 0 else {**row, "run": folder.name}
         if "value" in row:
@@ -177,13 +181,27 @@ def record(opened: Opened, row: Row, versions: str) -> Row:
     return row
 
 
-def measured_on_more(folder: Path, row: Row) -> bool:
-    """Whether ``results.json`` has the row already, of more images: a quick look must not cost an hour's result."""
-    # All rows of a run folder are of that run, which may have had another name.
-    first = 1 if (folder / "config.json").is_file() else 0
-    known = {row_key(other)[first:]: other.get("samples") for other in read_results(folder / "results.json")}
-    there = known.get(row_key(row)[first:])
-    return "samples" in row and isinstance(there, int) and there > row["samples"]
+def is_kept_out(opened: Opened, row: Row) -> bool:
+    """Whether a row that was asked for is not written somewhere."""
+    return any(measured_on_more(opened, folder, row) for folder in opened.folders)
+
+
+def measured_on_more(opened: Opened, folder: Path, row: Row) -> bool:
+    """Whether the row, or measure, is there of more images: a quick look must not cost an hour's result.
+
+    In a run folder it is of the same weights and settings; elsewhere the name may be another model's by now.
+    """
+    if opened.shared or not opened.whole:
+        return False
+    run, key = folder.resolve().name, measures.KEY if "value" in row else KEY
+    file = folder / ("measures.json" if "value" in row else "results.json")
+    found = read_entries(file) if "value" in row else read_results(file)
+    asked = [{**row, "run": run}.get(field) for field in key]
+    there = next((old for old in found if [renamed(old, run).get(field) for field in key] == asked), {})
+    if "sweep" in (there.get("flags") or ()) and "sweep" not in (row.get("flags") or ()):
+        return False  # a point of a sweep stands in no table
+    samples = there.get("samples")
+    return isinstance(samples, int) and samples > row["samples"]
 
 
 def write_csv(folder: Path) -> None:

@@ -30,6 +30,14 @@ SCHEMA = 1
 KEY = ("run", "model", "protocol", "bn_branch", "dataset", "split", "seed", "name", "of")
 
 
+def read_entries(file: Path) -> list[Row]:
+    """The entries of a file such as ``measures.json``; none when it does not exist yet."""
+    found = read_json(file, schema=SCHEMA).get(file.stem) if file.exists() else []
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise UserError(f"{file}: expected a list of objects under {file.stem}, found {found!r:.60}")
+    return found
+
+
 def add_entries(file: Path, entries: Sequence[dict[str, Any]], run: str | None) -> None:
     """Add to a file such as ``measures.json``; an entry with the key of an older one replaces it.
 
@@ -38,9 +46,7 @@ def add_entries(file: Path, entries: Sequence[dict[str, Any]], run: str | None) 
         entries: what to add.
         run: the name that the run of all entries there has now; None where the file has entries of several.
     """
-    found = read_json(file, schema=SCHEMA).get(file.stem) if file.exists() else []
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise UserError(f"{file}: expected a list of objects under {file.stem}, found {found!r:.60}")
+    found = read_entries(file)
     found = found if run is None else [renamed(entry, run) for entry in found]
     merged = {tuple(entry.get(name) for name in KEY): entry for entry in [*found, *entries]}
     write_json(file, {"schema": SCHEMA, file.stem: list(merged.values())})

@@ -15,6 +15,7 @@ from clead.cli import read_config
 from clead.config import CLASSIFIER_STAGES, Comparison, TrainConfig
 from clead.data import Dataset, Splits
 from clead.engine import checkpoint
+from clead.engine.run import RunFolder
 from clead.errors import UserError
 from clead.loading import load_checkpoint
 from clead.methods import find_method
@@ -69,11 +70,13 @@ def open_model(path: Path, arguments: argparse.Namespace, sources: Sources) -> O
     method, _, config = read_config(run / "config.json")
     found = path if single else checkpoint.latest(run / "checkpoints", arguments.stage)
     if found is None:
-        stage = f" of {arguments.stage}" if arguments.stage else ""
-        raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{stage}, found none")
+        of = f" of {arguments.stage}" if arguments.stage else ""
+        raise UserError(f"{run / 'checkpoints'}: expected a checkpoint{of}, found none")
+    stage, _, step = found.resolve().name.rpartition("-")
+    if not single and stage not in RunFolder(run).stages:  # its rows would pass for those of the finished model
+        raise UserError(f"{run}: the stage {stage} is not finished; finish it with --resume, or name {found}")
     device = torch.device(arguments.device)
     model = load_checkpoint(found).to(device)
-    stage, _, step = found.resolve().name.rpartition("-")
     if "classifier" not in model.heads and set(arguments.protocols) & NEED_CLASSIFIER:
         raise UserError(f"{found}: expected a checkpoint with a classifier, found one of the stage {stage}")
     fitting = [name for name in CLASSIFIER_STAGES if name in arguments.protocols]
