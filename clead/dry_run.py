@@ -98,7 +98,7 @@ def _classification(session: Session, model: Model, stage: Stage) -> Fit:
     config = session.config
     splits = session.sources.of(config, stage).to(session.device, config.residence)
     branch = config.finetuning(stage).branch or session.branch
-    zeros = torch.zeros(len(splits.train), model.encoder.feature_dim, device=session.device)
+    zeros = torch.zeros(1, model.encoder.feature_dim, device=session.device).expand(len(splits.train), -1)
     return classification(model, stage, config, splits, branch, {}, features=zeros)
 
 

@@ -20,13 +20,13 @@ def import_own(argv: Sequence[str]) -> None:
         UserError: Python finds no such module. What a module of yours raises comes through, to be read with its
             traceback.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--import", dest="modules", default="")
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--import", dest="modules", action="append", default=[])
     try:
         seen, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
         return  # without a value: the command's own parser says so
-    for name in filter(None, seen.modules.split(",")):
+    for name in filter(None, ",".join(seen.modules).split(",")):
         try:
             importlib.import_module(name)
         except (ModuleNotFoundError, TypeError) as error:  # the second of a name that begins with a dot

@@ -63,6 +63,8 @@ def study(name: str, seed: int, folder: Path, splits: Splits, progress: Progress
     """Train one method with one seed, unless that is done, and measure it."""
     method = "simclr" if name == "random" else name
     recipe = default_recipe(method, "digits")
+    if recipe.config.data != "digits":
+        raise UserError(f"{name} needs a recipe for the digits to be in the study, found {recipe.name}")
     changes: dict[str, Any] = {"seed": seed, "evaluation": _EVALUATION, "compare": ()} | (
         {"epochs": 0} if name == "random" else {}
     )

@@ -3,16 +3,18 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import clead
-from clead import train
+from clead import study, train
 from clead.cli import plans
 from clead.config import TrainConfig
 from clead.data import DATASETS
+from clead.engine.progress import Progress
 from clead.errors import UserError
 from clead.evaluate.command import main as evaluate
 from clead.methods import METHODS
@@ -66,6 +68,23 @@ def test_the_example_of_contributing_trains_resumes_and_is_evaluated_from_outsid
     evaluate(["run", "--import=example,own", "--attacks", "pgd2", "--eps", "0.1", "--samples", "8"])
     assert "pgd2 linf eps 0.1" in capsys.readouterr().out
     assert clead.load("run").features(torch.rand(2, 3, 16, 16), branch="clean").shape == (2, 128)
+
+
+@pytest.mark.parametrize("words", [["--import", "example", "--import=own"], ["--imp", "example,own"]])
+def test_every_import_counts(own, words):
+    import_own(["run", *words, "--attacks", "fgsm"])
+    assert "twins" in METHODS and "mine" in DATASETS
+
+
+def test_the_study_is_of_methods_with_a_recipe_for_the_digits(own, tmp_path):
+    import_own(["--import", "own"])
+    METHODS["mine"] = type("Mine", (CLead,), {})
+    RECIPES["mine_own"] = replace(RECIPES["clead_cifar10"], name="mine_own", method="mine")
+    try:
+        with pytest.raises(UserError, match="mine needs a recipe for the digits to be in the study, found mine_own"):
+            study.study("mine", 0, tmp_path / "run", None, Progress())
+    finally:
+        del RECIPES["mine_own"]
 
 
 def test_list_shows_a_method_of_ones_own(own, capsys):

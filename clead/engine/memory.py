@@ -21,9 +21,11 @@ def keep_freed_memory() -> None:
     large as it once was, and has holes: up to a sixth more memory for the same step.
 
     Nothing happens where malloc is another one, or where the environment sets MALLOC_TRIM_THRESHOLD_ or
-    MALLOC_MMAP_MAX_ (65536 is glibc's default). A whole process is changed, so only commands call this.
+    MALLOC_MMAP_MAX_ (65536 is glibc's default). A whole process is changed, so only what trains or evaluates
+    calls this.
     """
-    if sys.platform != "linux" or _VARIABLES & os.environ.keys():
+    tuned = _VARIABLES & os.environ.keys() or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or tuned:
         return
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)
     if adjust is not None:

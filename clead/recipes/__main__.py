@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("words", metavar="WORD", nargs="*", help=only)
     parser.add_argument("--import", dest="modules", metavar="MODULE,…", help=IMPORT_HELP)
     import_own(argv)
-    words: list[str] = parser.parse_args(argv).words
+    words: list[str] = parser.parse_intermixed_args(argv).words
     if words[:1] == ["show"]:
         if len(words) != 2:
             raise UserError(f"show must be followed by the name of one recipe, got {' '.join(words[1:]) or 'none'}")
