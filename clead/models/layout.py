@@ -18,11 +18,17 @@ def laid_out(x: Tensor, width: int) -> Tensor:
     outermost: with AVX-512, 16 images and one thread, oneDNN does forward and backward of 64 channels at 32x32 in 13.8
     ms innermost and 18.1 outermost, of 512 at 4x4 in 36.0 and 20.7. Other devices and types get x as it is.
     """
+    if not torch.compiler.is_compiling() and (_tracing() or torch._C._are_functorch_transforms_active()):
+        return x  # neither a saved trace nor torch.func takes a Function like ours
     form = torch.channels_last if 4 * 9 * width**2 <= CACHE else torch.contiguous_format
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.is_contiguous(memory_format=form):
         return x
     out: Tensor = _LaidOut.apply(x, form)  # type: ignore[no-untyped-call]
     return out
+
+
+def _tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class _LaidOut(torch.autograd.Function):

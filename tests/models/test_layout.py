@@ -31,6 +31,19 @@ def test_what_the_rule_was_not_measured_for_is_left_alone():
         assert laid_out(x, NARROW) is x
 
 
+def test_torch_func_and_saved_traces_go_through(tmp_path):
+    x, conv = images().detach(), torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
+
+    def convolved(x):
+        return conv(laid_out(x, NARROW))
+
+    torch.testing.assert_close(torch.func.vmap(convolved)(x[None])[0], conv(x))
+    grad = torch.func.grad(lambda x: convolved(x).pow(2).sum())(x)
+    torch.testing.assert_close(grad, torch.func.grad(lambda x: conv(x).pow(2).sum())(x))
+    torch.jit.save(torch.jit.trace(convolved, x), str(tmp_path / "trace.pt"))
+    torch.testing.assert_close(torch.jit.load(str(tmp_path / "trace.pt"))(x), conv(x))
+
+
 def test_a_second_derivative_goes_through():
     x = images()
     (grad,) = torch.autograd.grad(laid_out(x, NARROW).pow(3).sum(), x, create_graph=True)
