@@ -191,19 +191,21 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         tar = pack(out, options.tar)
         say(f"{tar} ({tar.stat().st_size / 2**20:.2f} MiB)")
-    for line in closing(outcomes, out, tar):
+    for line in closing(outcomes, out, tar, options.wheels):
         say(line)
     return int(any(outcome["state"] == "failed" for outcome in outcomes))
 
 
-def closing(outcomes: list[dict[str, object]], out: Path, tar: Path) -> list[str]:
+def closing(outcomes: list[dict[str, object]], out: Path, tar: Path, wheels: Path | None) -> list[str]:
     """What to do now."""
     failed = [str(outcome["step"]) for outcome in outcomes if outcome["state"] == "failed"]
     left = [str(outcome["step"]) for outcome in outcomes if outcome.get("reason") == NO_TIME]
     passed = "all steps that were run passed" if left else "all steps passed"
     lines = [f"failed: {', '.join(failed)}; NAME.log in the tar says why" if failed else passed]
     if left:
-        lines.append(f"no time for the rest, which goes on by: make gpu ARGS='--only build {' '.join(left)}'")
+        first, again = (f"--wheels {wheels} ", ["wheels"]) if wheels else ("", [])
+        again = list(dict.fromkeys(["build", *again, *left]))
+        lines.append(f"no time for the rest, which goes on by: make gpu ARGS='{first}--only {' '.join(again)}'")
     if (out / "results").exists():
         lines += [
             f"to commit: tar xzf {tar.name} -C bench --strip-components=1 {out.name}/results; python -m bench report;",

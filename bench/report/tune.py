@@ -53,7 +53,7 @@ class Entry:
 
 def entries(tables: dict[str, dict[Key, Any]], widths: list[int], dtypes: list[str]) -> Iterator[Entry]:
     """What is to be tuned, the most used first."""
-    sizes = {"triton_small_configs.py": (1024, 4096), "triton_configs.py": (8192, 65536)}
+    sizes = {"triton_small_configs.py": (1024, 4096), "triton_configs.py": (1024, 65536)}
     for file, which in (*((name, 0) for name in sizes), *((name, 1) for name in sizes)):
         for key in tables[file]:
             _, masks, width, dtype = key
@@ -172,20 +172,22 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise ValueError("tuning times kernels on a CUDA device, and torch sees none here")
-    from clead_kernels.contrastive import triton_configs, triton_small, triton_small_configs
+    from clead_kernels.contrastive import small, triton_configs, triton_small, triton_small_configs
 
     tables = {"triton_configs.py": triton_configs.TABLE, "triton_small_configs.py": triton_small_configs.TABLE}
-    end = time.monotonic() + 60 * options.minutes
+    end, most = time.monotonic() + 60 * options.minutes, small.MAX_ROWS
     for entry in entries(tables, options.widths, options.dtypes):
         if time.monotonic() > end:
             print("out of time")
             break
+        small.MAX_ROWS = most if entry.file == "triton_small_configs.py" else 0  # few rows reach the other table too
         bench = Bench(entry, tables[entry.file], triton_small._plans.clear)
         try:
             shipped = tuple(bench.shipped[entry.which])
             best = descend(shipped, bench.compare, lambda: time.monotonic() > end)
         finally:
             bench.restore()
+            small.MAX_ROWS = most
         print(*entry.key, ("few", "many")[entry.which], shipped, "->", best if best != shipped else "stays", flush=True)
         _append(options.csv / f"tune-{rows.slug(torch.cuda.get_device_name())}.csv", bench.tried)
         if options.write and best != shipped:

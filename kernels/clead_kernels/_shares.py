@@ -48,7 +48,10 @@ def share_out(
 
 
 def occupies(rows: int, columns: int, block_m: int, block_n: int, processors: int) -> bool:
-    """Whether tiles of this shape, shared out, give every processor a program."""
+    """Whether the products would give every processor ``LEAST`` tiles of this shape.
+
+    ``share_out`` may make fewer programs of them (``MOST``, memory): large tiles, which read less, pay all the same.
+    """
     return rows >= block_m and -(-rows // block_m) * max(1, -(-columns // block_n) // LEAST) >= processors
 
 

@@ -125,8 +125,9 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         if masks == "forms":
             common = [(kernel, 128, dtype) for dtype in TYPES]
             for _, width, dtype in dict.fromkeys([*common, *(key for key in FORMS if key[0] == kernel)]):
-                shape = config(kernel, masks, width, getattr(torch, dtype), 1, 1, torch.device("cpu"))
-                yield kernel, masks, variant, width, dtype, shape
+                kind, cpu = getattr(torch, dtype), torch.device("cpu")
+                for shape in dict.fromkeys(config(kernel, masks, width, kind, n, n, cpu) for n in (1, 2**20)):
+                    yield kernel, masks, variant, width, dtype, shape
     for (width, dtype), shape in SECOND.items():
         yield "spread", "rules", "self", width, dtype, shape
         if width == 128:

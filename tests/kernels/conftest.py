@@ -89,10 +89,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.fixture
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every tile of the contrastive Triton kernels a share of its own, as large devices do with large inputs."""
+    from clead_kernels._shares import MOST
     from clead_kernels.contrastive import triton_division
 
     def share_out(rows: int, columns: int, block_m: int, block_n: int, *_: int) -> tuple[int, int]:
-        return block_n, max(1, -(-columns // block_n))
+        tiles = max(1, -(-columns // block_n))
+        length = -(-tiles // MOST)
+        return length * block_n, -(-tiles // length)
 
     monkeypatch.setattr(triton_division, "share_out", share_out)
 

@@ -67,7 +67,9 @@ def _chosen(
     if form.positives_reduction == "sum":
         form = form._replace(positives_reduction="mean")
     rows, width = anchors.shape
-    features = {**pairs.features(width), **form.features(), **dispatch.matrix(rows, columns)}
+    features = {**pairs.features(width), **form.features()}
+    if anchors.is_cuda and options.impl == "auto":  # elsewhere it decides nothing, and would guard a compiler's sizes
+        features |= dispatch.matrix(rows, columns)
     chosen = dispatch.resolve(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
     return chosen, arguments.split_temperature(options.temperature, anchors.device), options
 

@@ -56,7 +56,9 @@ def instance_margin(
         raise ValueError(f"candidates must have at least as many rows as anchors ({rows}), got {columns}")
     else:
         positives = torch.arange(rows, device=anchors.device)
-    features = {"width": "up to 512" if anchors.shape[1] <= 512 else "above 512", **dispatch.matrix(rows, columns)}
+    features = {"width": "up to 512" if anchors.shape[1] <= 512 else "above 512"}
+    if anchors.is_cuda and impl == "auto":
+        features |= dispatch.matrix(rows, columns)
     chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, **features)
     arguments.check_flag("normalize", normalize)
     scale = arguments.split_temperature(temperature, anchors.device)
