@@ -91,14 +91,6 @@ def test_what_a_folder_has_of_another_model_by_the_same_name_is_replaced(run, tm
     assert [row["samples"] for row in rows(out)] == [20, 20]
 
 
-def test_resuming_a_run_keeps_rows_of_more_images(run):
-    evaluate.main([str(run), "--attacks", "fgsm", "--eps", "0.1", "--samples", "80"])
-    before = rows(run)
-    (plan,) = plans(["simclr", "--resume", "--out", str(run)])
-    train.run(plan, Progress(report.output_console()))
-    assert rows(run) == before and 80 in {row["samples"] for row in before}
-
-
 def test_rows_of_a_stage_that_is_not_finished_do_not_pass_for_those_of_the_run(run):
     state = json.loads((run / "run.json").read_text())
     left = {**state, "state": "failed", "stages": [name for name in state["stages"] if name == "pretrain"]}

@@ -38,7 +38,7 @@ def evaluate(session: Session) -> None:
     if not found and not (config.knn.on or config.logistic_regression.on):
         raise UserError(f"{folder.path}: evaluate needs a classifier; run the stage linear_eval first")
     probe(session)
-    there = folder.results
+    there = {_identity(row) for row in folder.results}
     todo = [(subject, missing) for subject in found if (missing := _missing(session, subject, there))]
     with _display(session, [len(subject.samples) for subject, missing in todo for _ in missing]) as (on_batch, on_row):
         for subject, missing in todo:
@@ -77,14 +77,14 @@ def _subject(session: Session, model: Model, branch: str, test: Dataset, protoco
     )
 
 
-def _missing(session: Session, subject: Subject, there: Sequence[Row]) -> set[tuple[Any, ...]]:
-    """The identities of the rows that are not there yet, of as many images or more."""
+def _missing(session: Session, subject: Subject, there: set[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+    """The identities of the rows that are not there yet."""
     config = session.config.evaluation
     table = [spec.key(eps) for spec in find_attacks(config.attacks) for eps in config.eps]
     swept = [{**spec.key(eps), "flags": ["sweep"]} for spec, eps in eps_cases("linf", config.swept)]
     size = len(subject.samples)
     wanted = [_identity({**subject.key, "samples": size, **key}) for key in ({}, *table, *swept)]
-    return set(wanted) - {_identity({**row, "samples": min(size, row.get("samples") or 0)}) for row in there}
+    return set(wanted) - there
 
 
 def _rows(session: Session, subject: Subject, missing: set[tuple[Any, ...]]) -> Iterator[Row]:
@@ -122,8 +122,8 @@ def probe(session: Session) -> None:
         row = knn(model, train, test, config.knn, on, branch=session.branch, impl=config.impl, key=key)
         _report(session, row, f" {row['protocol']}")
     for on in config.logistic_regression.on:
-        there = [row for row in session.folder.results if row["samples"] >= len(test)]
-        if (f"logistic_regression_{on}", session.label) in {(row["protocol"], row["model"]) for row in there}:
+        there = {(row["protocol"], row["samples"], row["model"]) for row in session.folder.results}
+        if (f"logistic_regression_{on}", len(test), session.label) in there:
             continue  # the neighbours take a moment, this minutes
         row = logistic_regression(
             model,
