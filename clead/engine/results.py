@@ -99,10 +99,13 @@ def add_results(path: Path, rows: Sequence[Row], run: str | None) -> None:
         rows: what to add.
         run: the name that the run of all rows there has now; None where the file has rows of several.
     """
-    found = read_results(path)
+    write_results(path, merged(read_results(path), rows, run, KEY))
+
+
+def merged(found: Sequence[Row], more: Sequence[Row], run: str | None, key: Sequence[str]) -> list[Row]:
+    """``found`` under the name ``run``, unless that is None, and ``more``, of which one replaces what has its key."""
     found = found if run is None else [renamed(row, run) for row in found]
-    merged = {row_key(row): row for row in [*found, *rows]}
-    write_results(path, list(merged.values()))
+    return list({tuple(row.get(name) for name in key): row for row in [*found, *more]}.values())
 
 
 def write_results(path: Path, rows: list[Row]) -> None:

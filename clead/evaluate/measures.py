@@ -12,7 +12,7 @@ from torch import Tensor
 from clead.attacks import frozen
 from clead.augment import find_augmentation
 from clead.engine.files import read_json, write_json
-from clead.engine.results import Row, renamed
+from clead.engine.results import Row, merged
 from clead.errors import UserError
 from clead.evaluate.models import Opened
 from clead.protocols.corruptions.evaluation import STYLE
@@ -46,10 +46,7 @@ def add_entries(file: Path, entries: Sequence[dict[str, Any]], run: str | None) 
         entries: what to add.
         run: the name that the run of all entries there has now; None where the file has entries of several.
     """
-    found = read_entries(file)
-    found = found if run is None else [renamed(entry, run) for entry in found]
-    merged = {tuple(entry.get(name) for name in KEY): entry for entry in [*found, *entries]}
-    write_json(file, {"schema": SCHEMA, file.stem: list(merged.values())})
+    write_json(file, {"schema": SCHEMA, file.stem: merged(read_entries(file), entries, run, KEY)})
 
 
 def make_measure(key: dict[str, Any], name: str, of: str, value: float, samples: int) -> Row:
