@@ -15,7 +15,7 @@ from torch import nn
 from clead import report
 from clead.config import Stage
 from clead.engine.gradients import add_gradients
-from clead.engine.loop import Fit, batches
+from clead.engine.loop import Fit, batches, begin
 from clead.engine.optim import build_optimizer
 from clead.models import Model
 from clead.stages import Session, classification, pretraining
@@ -49,12 +49,12 @@ class Estimate:
 def estimate(task: Fit) -> Estimate:
     """Do the first steps of a stage; the model is changed by them."""
     start = time.perf_counter()
-    if task.epochs and task.start_epoch is not None:
-        task.start_epoch(0)
+    if task.epochs:
+        begin(task, 0)
     epoch = time.perf_counter() - start
     optimizer = build_optimizer([x for x in task.trained.parameters() if x.requires_grad], task.optimizer)
     seconds = []
-    for _, batch in itertools.islice(batches(task, 0, 0), MEASURED + 1) if task.epochs else ():
+    for _, batch in itertools.islice(batches(task, 0), min(MEASURED + 1, task.steps_per_epoch)):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         add_gradients(task.loss, batch, task.accumulate)

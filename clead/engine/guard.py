@@ -105,6 +105,7 @@ class Guard:
 
     def _found(self, batch: Batch) -> str:
         """What is not finite, from doing the step once more, and how large its numbers are."""
+        self.task.train_mode()  # which the end of an epoch may have left
         for weight in self._weights:
             weight.grad = None
         terms = add_gradients(self.task.loss, batch, self.task.accumulate)

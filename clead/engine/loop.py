@@ -34,20 +34,11 @@ class Unlabeled:
 
     Attributes:
         images: indices [B] -> images of those samples.
-        size: number of samples.
+        size: number of samples; the epochs go by it, not by the size of what is trained on.
     """
 
     images: Callable[[Tensor], Tensor]
     size: int
-
-    def batch(self, step: int, batch_size: int, seed: int, device: torch.device) -> Batch:
-        """What step ``step`` of a stage sees: the epochs go by this data set's own size."""
-        epoch, index = divmod(step, self.size // batch_size)
-        samples = _order(seed, self.size, epoch, device)[index * batch_size : (index + 1) * batch_size]
-        return Batch(self.images(samples), torch.full_like(samples, -1), samples, step, seed)
-
-
-_order = lru_cache(maxsize=1)(permutation)
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Fit:
         model: whose whole state a checkpoint keeps.
         trained: the part that is trained: its parameters are optimised, and it alone is in train mode.
         loss: batch -> terms of the loss, scalars whose sum is minimised.
-        images: indices [B] -> images (or features) of those samples.
+        images: indices [B] -> images (or features) of those samples, the same ones in every epoch.
         labels: int64 [N], all labels of the split.
         epochs: passes over the split.
         batch_size: samples per step; a smaller last batch is dropped.
@@ -73,7 +64,8 @@ class Fit:
         meta: what a checkpoint says of the model.
         method: whose state a checkpoint keeps beside the model's; None where the loss is no method's.
         unlabeled: images of another data set, for batches to bring along.
-        prefetch: batches that a thread makes ready before their step; 0 for images that need no waiting.
+        prefetch: batches that a thread makes ready before their step, those of the next epoch too; 0 for images that
+            need no waiting.
         start_epoch: called with the number of every epoch (from 0) before its first step.
         score: called after every epoch, in eval mode; the result is what had the highest score. None keeps the last.
         scored_on: the split whose accuracy that is.
@@ -107,6 +99,11 @@ class Fit:
         """Optimiser steps of one epoch."""
         return len(self.labels) // self.batch_size
 
+    def train_mode(self) -> None:
+        """Put ``trained`` in train mode, and nothing else of the model."""
+        self.model.eval()
+        self.trained.train()
+
 
 def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
     """Train, from the latest good checkpoint of the stage if there is one, to the end; ends with a checkpoint.
@@ -134,20 +131,27 @@ def fit(task: Fit, folder: RunFolder, progress: Progress) -> None:
 
 def _train(training: Training, display: Stage, stop: list[int]) -> None:
     task, per_epoch = training.task, training.task.steps_per_epoch
-    for epoch in range(training.first // per_epoch, task.epochs):
-        if task.start_epoch is not None and training.first <= epoch * per_epoch:
-            with task.profile.part("epoch start"):
-                task.start_epoch(epoch)
-        with closing(batches(task, epoch, training.first)) as steps:
-            for step, batch in task.profile.each(steps):
-                _train_step(training, step, batch, display)
-                if step + 1 == (epoch + 1) * per_epoch:
-                    training.best.update(task, epoch + 1, training.watch)
-                if step + 1 < training.total and (stop or training.due(step + 1)):
-                    training.guard.check(training.folder, partial(_batch_of, task))
-                    training.save(step + 1)
-                    if stop:
-                        raise_stopped(stop[0])
+    with closing(batches(task, training.first)) as steps:
+        for step, batch in task.profile.each(steps):
+            if step == training.first or step % per_epoch == 0:
+                begin(task, step)
+            _train_step(training, step, batch, display)
+            if (step + 1) % per_epoch == 0:
+                training.best.update(task, (step + 1) // per_epoch, training.watch)
+            if step + 1 < training.total and (stop or training.due(step + 1)):
+                training.guard.check(training.folder, partial(_batch_of, task))
+                training.save(step + 1)
+                if stop:
+                    raise_stopped(stop[0])
+
+
+def begin(task: Fit, step: int) -> None:
+    """Before ``step``, the first of an epoch or that at which a training continues."""
+    epoch, index = divmod(step, task.steps_per_epoch)
+    if index == 0 and task.start_epoch is not None:
+        with task.profile.part("epoch start"):
+            task.start_epoch(epoch)
+    task.train_mode()
 
 
 def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> None:
@@ -179,30 +183,36 @@ def _train_step(training: Training, step: int, batch: Batch, display: Stage) -> 
     training.folder.log(stage=task.stage, **position, loss=shown, **beside, **terms_beside)
 
 
-def batches(task: Fit, epoch: int, first: int) -> Generator[tuple[int, Batch], None, None]:
-    """The steps of an epoch from step ``first`` of the stage on: (step of the stage, batch); model in train mode."""
+def batches(task: Fit, first: int) -> Generator[tuple[int, Batch], None, None]:
+    """The steps from ``first`` of the stage on, to its end: (step of the stage, batch)."""
+    steps = range(first, task.epochs * task.steps_per_epoch)
+    for batch in ahead(_maker(task), steps, task.prefetch, task.labels.device):
+        yield batch.step, batch
+
+
+def _maker(task: Fit) -> Callable[[int], Batch]:
+    """What makes the batch of a step: of the task and the step alone, so that it may be made in an earlier epoch."""
+    order = lru_cache(maxsize=2)(permutation)  # of this data set and of the other one
     total = task.epochs * task.steps_per_epoch
-    task.model.eval()
-    task.trained.train()
-    order = permutation(task.seed, len(task.labels), epoch, task.labels.device)
-    start = epoch * task.steps_per_epoch
+
+    def samples(step: int, size: int) -> Tensor:
+        epoch, index = divmod(step, size // task.batch_size)
+        whole = order(task.seed, size, epoch, task.labels.device)
+        return whole[index * task.batch_size : (index + 1) * task.batch_size]
 
     def make(step: int) -> Batch:
-        index = step - start
-        samples = order[index * task.batch_size : (index + 1) * task.batch_size]
-        other = None
+        own, other = samples(step, len(task.labels)), None
         if task.unlabeled is not None:
-            other = task.unlabeled.batch(step, task.batch_size, task.seed, samples.device)
-        return Batch(task.images(samples), task.labels[samples], samples, step, task.seed, step / total, other)
+            drawn = samples(step, task.unlabeled.size)
+            other = Batch(task.unlabeled.images(drawn), torch.full_like(drawn, -1), drawn, step, task.seed)
+        return Batch(task.images(own), task.labels[own], own, step, task.seed, step / total, other)
 
-    steps = range(max(start, first), start + task.steps_per_epoch)
-    for batch in ahead(make, steps, task.prefetch, task.labels.device):
-        yield batch.step, batch
+    return make
 
 
 def _batch_of(task: Fit, step: int) -> Batch:
     """What step ``step`` of the stage sees, or saw."""
-    return next(batches(task, step // task.steps_per_epoch, step))[1]
+    return _maker(task)(step)
 
 
 def _step(task: Fit, batch: Batch, training: Training, lr: float) -> dict[str, Tensor]:

@@ -72,28 +72,68 @@ def test_training_is_bitwise_the_same_with_any_number_ahead(tmp_path, prefetch):
 
 def test_batches_are_the_same_with_another_data_set_beside_them():
     other = Unlabeled(X.neg().__getitem__, 30)
-    found = [list(batches(task(Store(), prefetch, unlabeled=other), 1, 5)) for prefetch in (0, 2)]
-    assert [step for step, _ in found[0]] == [5, 6, 7] == [step for step, _ in found[1]]
+    found = [list(batches(task(Store(), prefetch, unlabeled=other), 2)) for prefetch in (0, 2)]
+    assert [step for step, _ in found[0]] == [2, 3, 4, 5, 6, 7] == [step for step, _ in found[1]]
     for (_, plain), (_, fetched) in zip(*found, strict=True):
         for one, other in ((plain, fetched), (plain.unlabeled, fetched.unlabeled)):
             assert torch.equal(one.images, other.images) and torch.equal(one.sample_ids, other.sample_ids)
             assert torch.equal(one.labels, other.labels) and one.step == other.step
 
 
-def test_the_next_batch_is_fetched_while_a_step_runs(tmp_path):
+def test_unlabelled_samples_come_once_per_epoch_of_their_own():
+    other = Unlabeled(X.repeat(2, 1).__getitem__, 31)
+    seen = [batch.unlabeled.sample_ids.tolist() for _, batch in batches(task(Store(), 0, unlabeled=other), 0)]
+    first, second = sum(seen[:3], []), sum(seen[3:6], [])
+    assert len(set(first)) == len(set(second)) == 30 and first != second
+
+
+def test_the_next_batch_is_fetched_while_a_step_runs_also_over_the_end_of_an_epoch(tmp_path):
     store = Store()
 
     def loss(batch):
-        if batch.step % 4 < 3:  # within an epoch; without a thread this would wait for ever
+        if batch.step < 7:  # without a thread this would wait for ever
             assert store.begun[batch.step + 1].wait(timeout=20)
 
     train(tmp_path / "run", task(store, 1, loss))
-    assert all(thread.name.startswith("clead-prefetch") for thread in store.threads)
+    assert len(set(store.threads)) == 1 and store.threads[0].name.startswith("clead-prefetch")
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_epoch_begins_after_the_one_before_was_scored_whatever_is_fetched_by_then(tmp_path, prefetch):
+    store, seen = Store(), []
+    model = torch.nn.Linear(3, 1)
+
+    def score():
+        ahead_of_it = 4 * (1 + sum(one == "score" for one in seen)) + prefetch
+        assert not model.training and all(begun.wait(timeout=20) for begun in store.begun[:ahead_of_it])
+        assert len(store.threads) == min(ahead_of_it, 8)
+        seen.append("score")
+        return 0.0
+
+    def loss(batch):
+        assert model.training
+        seen.append(batch.step)
+        return {"mean": model(batch.images).mean()}
+
+    changes = {"model": model, "trained": model, "loss": loss, "score": score}
+    train(tmp_path / "run", task(store, prefetch, start_epoch=lambda epoch: seen.append(f"epoch {epoch}"), **changes))
+    assert seen == ["epoch 0", 0, 1, 2, 3, "score", "epoch 1", 4, 5, 6, 7, "score"] and not fetching()
+
+
+@pytest.mark.parametrize("place", ["score", "start_epoch"])
+def test_a_failure_between_epochs_leaves_no_thread(tmp_path, place):
+    def fail(epoch=1):
+        if epoch:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        train(tmp_path / "run", task(Store(), 2, **{place: fail}))
+    assert not fetching()
 
 
 def test_no_more_than_asked_for_is_fetched_before_its_turn():
     store = Store()
-    steps = batches(task(store, 2), 0, 0)
+    steps = batches(task(store, 2), 0)
     next(steps)
     assert store.begun[2].wait(timeout=20)
     steps.close()
@@ -123,7 +163,9 @@ def test_an_interrupted_run_leaves_no_thread_and_resumes_to_the_same_weights(tmp
         train(tmp_path / "run", task(Store(), 2, interrupt))
     assert not fetching()
     whole = train(tmp_path / "whole", task(Store(), prefetch=0))
-    assert torch.equal(train(tmp_path / "run", task(Store(), 2)), whole)
+    resumed = Store()
+    assert torch.equal(train(tmp_path / "run", task(resumed, 2)), whole)
+    assert len(resumed.threads) == 4  # from the checkpoint after the first epoch on
 
 
 @pytest.mark.gpu

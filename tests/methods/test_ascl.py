@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from clead.engine.loop import Unlabeled
 from clead.errors import UserError
 from clead.losses import ascl_loss
 from clead.methods import Batch
@@ -196,13 +195,6 @@ def test_unlabelled_images_enter_the_term_without_labels_only(small):
     assert both["ce_adv"].item() == alone["ce_adv"].item() and both["ascl"].item() == alone["ascl"].item()
     assert both["cl"].item() == method.training_loss(model, replace(other, labels=batch.labels))["cl"].item()
     assert both["cl"].item() != alone["cl"].item()
-
-
-def test_unlabelled_samples_come_once_per_epoch_of_their_own():
-    other = Unlabeled(lambda indices: indices[:, None, None, None].float(), size=11)
-    seen = [other.batch(step, 3, 0, torch.device("cpu")).sample_ids.tolist() for step in range(6)]
-    first, second = sum(seen[:3], []), sum(seen[3:], [])
-    assert len(set(first)) == len(set(second)) == 9 and first != second
 
 
 def test_a_run_with_unlabelled_data(tmp_path):

@@ -44,7 +44,8 @@ def first_losses(name, sources):
     session.method.start_epoch(model, task.images, len(task.labels), epoch=0)
     optimizer = build_optimizer(list(model.parameters()), task.optimizer)
     losses = []
-    for step, batch in islice(batches(task, 0, 0), STEPS):
+    task.train_mode()
+    for step, batch in islice(batches(task, 0), STEPS):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(task.optimizer, step, task.steps_per_epoch, task.epochs)
         first = (batch.images[:IMAGES], batch.labels[:IMAGES], batch.sample_ids[:IMAGES])
