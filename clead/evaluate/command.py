@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         for opened in todo:
             settings_of(session, opened)
     folders = list(dict.fromkeys(folder.resolve() for opened in todo for folder in opened.folders))
-    rows: list[Row] = []
+    recorded: list[tuple[Row, bool]] = []
     with ExitStack() as locks:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,30 +73,30 @@ def main(argv: list[str]) -> None:
             read_results(folder / "results.json")  # a damaged file is an error before the first attack
         for opened in todo:
             try:
-                rows += evaluate(session, opened, console, versions)
+                recorded += evaluate(session, opened, console, versions)
             except (NotImplementedError, UserError) as error:
                 raise UserError(f"{opened.subject.name}: {error}") from error
         by_name = {opened.subject.key["run"]: opened for opened in todo}
-        for measure in accuracy_measures(rows, arguments.gap):
-            rows.append(record(by_name[measure["run"]], measure, versions))
+        for measure in accuracy_measures([row for row, _ in recorded], arguments.gap):
+            recorded.append(record(by_name[measure["run"]], measure, versions))
             if measure["name"] != "relative_drop":  # one more line for every row above
                 report.emit(console, describe(measure))
         for folder in folders:
             if (folder / "results.json").is_file():
                 write_csv(folder)
-    show(todo, [row for row in rows if "accuracy" in row], console)
-    if rows:
+    show(todo, [row for row, _ in recorded if "accuracy" in row], console)
+    if recorded:
         report.emit(console, f"Rows are in {', '.join(str(folder / 'results.json') for folder in folders)}")
-    fewer = [row for row in rows if is_kept_out(by_name[row["run"]], row)]
+    fewer = sum(kept_out for _, kept_out in recorded)
     if fewer:
-        report.emit(console, f"{len(fewer)} of them were there, of more images, and stay as they were")
+        report.emit(console, f"{fewer} of them were there, of more images, and stay as they were")
     if figures:
         report.emit(console, f"python -m clead.report {' '.join(map(str, arguments.models))} draws the figures")
 
 
-def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[Row]:
-    """Every row that was asked for of one model, each on disk before the next is measured."""
-    rows: list[Row] = []
+def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[tuple[Row, bool]]:
+    """Every row that was asked for of one model, each on disk before the next is measured; as ``record`` returns them."""
+    recorded: list[tuple[Row, bool]] = []
     protocols = expand(session.arguments.protocols)
     if not set(protocols) <= set(CLASSIFIER_STAGES):  # they make classifiers of their own
         opened = with_suspicions(session, opened, console, versions)
@@ -110,9 +110,9 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
             looked_at = with_suspicions(session, fitted, console, versions)
         with watched(looked_at, protocol, console) as shown:
             for row in measure(session, shown):
-                rows.append(record(opened, row, versions))
+                recorded.append(record(opened, row, versions))
                 report.emit(console, describe(row))
-    return rows
+    return recorded
 
 
 def compute(session: Session, opened: Opened, figure: str, console: Console, versions: str) -> str:
@@ -164,26 +164,24 @@ def with_suspicions(session: Session, opened: Opened, console: Console, versions
     return replace(opened, subject=replace(opened.subject, suspicions=(*opened.subject.suspicions, *suspicions)))
 
 
-def record(opened: Opened, row: Row, versions: str) -> Row:
+def record(opened: Opened, row: Row, versions: str) -> tuple[Row, bool]:
     """Add a row to ``results.json``, or a measure to ``measures.json``, wherever the model's rows go.
 
     A comparison's row goes into the run beside it under that name.
+
+    Returns:
+        The row, and whether it was kept out somewhere, see ``measured_on_more``.
     """
-    row = {**row, "versions": versions}
+    row, kept_out = {**row, "versions": versions}, False
     for index, folder in enumerate(opened.folders):
-        if measured_on_more(opened, folder, row):
-            continue
         named = row if index == 0 else {**row, "run": folder.name}
-        if "value" in row:
+        if measured_on_more(opened, folder, row):
+            kept_out = True
+        elif "value" in row:
             add_entries(folder / "measures.json", [named], opened.only(named["run"]))
         else:
             add_results(folder / "results.json", [named], opened.only(named["run"]))
-    return row
-
-
-def is_kept_out(opened: Opened, row: Row) -> bool:
-    """Whether a row that was asked for is not written somewhere."""
-    return any(measured_on_more(opened, folder, row) for folder in opened.folders)
+    return row, kept_out
 
 
 def measured_on_more(opened: Opened, folder: Path, row: Row) -> bool:
