@@ -1,4 +1,4 @@
-"""``python -m clead.report RUN…``: the results table of one or several runs, their figures, and a page of all that."""
+"""``python -m clead.report RUN…``: the results table of runs and evaluations, their figures, and a page of all that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clead.figures.files import MissingFile, read_compared, read_method, read_results, read_state
+from clead.figures.files import (
+    MissingFile,
+    is_evaluation,
+    read_compared,
+    read_method,
+    read_names,
+    read_results,
+    read_state,
+)
 from clead.figures.table import Column, Grid, Row, arrange, is_plain
 
 PLAIN_WIDTH = 100
@@ -57,9 +65,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def load_rows(run: Path) -> list[Row]:
-    """The rows of a run's results.json, with its method under ``method`` and its folder's name under ``run``."""
-    method = read_method(run)
-    return [row | {"run": run.resolve().name, "method": method} for row in read_results(run)]
+    """The rows of a results.json, with the method under ``method`` and, of a run, its folder's name under ``run``."""
+    method, name = read_method(run), None if is_evaluation(run) else run.resolve().name
+    return [row | {"run": name or str(row.get("run")), "method": method} for row in read_results(run)]
 
 
 def show(
@@ -80,7 +88,11 @@ def show(
     from clead.figures.drawing import draw_all  # brings matplotlib along
 
     for run in runs:
-        drawn = draw_all(run, (lambda reason: emit(console, reason)) if lacks else None)
+        outside = is_evaluation(run)
+        if outside and len(read_names(run)) > 1:
+            emit(console, f"{run} holds rows of {len(read_names(run))} models: no figures, each of which shows one")
+            continue
+        drawn = draw_all(run, (lambda reason: emit(console, reason)) if lacks and not outside else None)
         if drawn:
             emit(console, f"drew {run / 'figures'}: {', '.join(path.stem for path in drawn)}")
 
@@ -110,9 +122,11 @@ def collect(runs: Sequence[Path]) -> tuple[list[Row], list[str]]:
         except MissingFile as error:
             notes.append(f"{run} ({state}) is not in the table: {error}")
             continue
-        if any(row["run"] == of["run"] for row in found[:1] for of in rows):
-            found = [row | {"run": str(run)} for row in found]
+        if {row["run"] for row in found} & {row["run"] for row in rows}:
+            found = [row | {"run": f"{run}/{row['run']}" if is_evaluation(run) else str(run)} for row in found]
         rows += [row for row in found if is_plain(row)]
+        if is_evaluation(run):
+            continue
         missing = [model for model in ("trained", *read_compared(run)) if model not in {row["model"] for row in found}]
         if missing:
             notes.append(f"{run} ({state}) has no results of: {', '.join(missing)}")
@@ -135,10 +149,11 @@ def output_console() -> Console:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The run folders inside a folder that is none itself, such as ``runs``; else what was named."""
+    """The runs and evaluations inside a folder that is no run itself, such as ``runs``; else what was named."""
     if (path / "run.json").exists() or not path.is_dir():
         return [path]
-    return sorted(child for child in path.iterdir() if (child / "run.json").is_file()) or [path]
+    children = sorted(path.iterdir())
+    return [child for child in children if (child / "run.json").is_file() or is_evaluation(child)] or [path]
 
 
 def page_folder(runs: Sequence[Path]) -> Path:
@@ -155,7 +170,7 @@ def main(argv: list[str]) -> None:
         prog="python -m clead.report",
         description="Print the results table of runs, draw their figures and write a page about them.",
     )
-    what = "a run folder, such as runs/clead-digits-s0, or a folder of them, such as runs"
+    what = "a run folder, such as runs/clead-digits-s0, that of clead.evaluate --out, or a folder of them, such as runs"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=what)
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--no-figures", action="store_true", help="print the table only")

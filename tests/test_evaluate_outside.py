@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clead import report
 from clead.data import load
 from clead.errors import UserError
 from clead.evaluate.command import main
@@ -125,7 +126,7 @@ def rows(out):
     return {(row["name"], row["eps"]): row for row in json.loads((out / "results.json").read_text())["results"]}
 
 
-def test_a_function_of_the_users(images, tmp_path, monkeypatch):
+def test_a_function_of_the_users(images, tmp_path, monkeypatch, capsys):
     (tmp_path / "theirs.py").write_text(THEIRS)
     monkeypatch.syspath_prepend(tmp_path)
     data = ["--data", "folder", "--data-dir", str(images), "--image-size", "8", "--out", str(tmp_path / "out")]
@@ -134,6 +135,8 @@ def test_a_function_of_the_users(images, tmp_path, monkeypatch):
     found = rows(tmp_path / "out")
     assert found["clean", None]["accuracy"] == 1 and found["clean", None]["run"] == "theirs:build"
     assert found["fgsm", 84 / 255]["accuracy"] == 1 and found["fgsm", 86 / 255]["accuracy"] == 0
+    report.main([str(tmp_path / "out"), "--markdown"])
+    assert "| theirs:build | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
     with pytest.raises(UserError, match="knn and logistic_regression need features"):
         main(["theirs:build", *data, "--protocols", "knn"])
     with pytest.raises(UserError, match="a model from outside needs --out"):

@@ -321,3 +321,42 @@ def test_a_folder_of_runs_is_all_of_them_also_the_second_time(tmp_path, capsys):
             f"drew {tmp_path}/runs/a/figures",
             f"drew {tmp_path}/runs/b/figures",
         ]
+
+
+def write_evaluation(folder, *names):
+    """What ``clead.evaluate --out`` leaves of models from outside."""
+    folder.mkdir(parents=True)
+    rows = [row("trained", "clean", 0.8 + 0.1 * at, run=name) for at, name in enumerate(names)]
+    rows += [row("trained", "pgd20", 0.4 + 0.1 * at, 0.1, run=name) for at, name in enumerate(names)]
+    (folder / "results.json").write_text(json.dumps({"schema": 1, "results": rows}))
+    return folder
+
+
+def test_an_evaluation_of_a_model_from_outside(tmp_path, capsys):
+    folder = write_evaluation(tmp_path / "out", "timm:a")
+    code, out, err = command(capsys, folder)
+    assert (code, err) == (0, "") and ["timm:a", "80.0", "40.0"] in words(out)
+    lines = [f"drew {folder}/figures: accuracy_against_eps", f"wrote {folder}/report.html", f"wrote {folder}/report.md"]
+    assert out.splitlines()[-3:] == lines and "not drawn" not in out
+    page = (folder / "report.md").read_text()
+    assert "| timm:a: trained | 1 | 80.0 | 40.0 |" in page and "accuracy_against_eps.png" in page
+    assert "clead.train" not in page and "Beside the papers" not in page
+
+
+def test_an_evaluation_of_several_models_beside_a_run_of_the_name_of_one(tmp_path, capsys):
+    folder = write_evaluation(tmp_path / "all" / "out", "r", "timm:b")
+    run = write_run(tmp_path / "all" / "r", [row("trained", "clean", 0.5)], compare=[])
+    code, out, _ = command(capsys, folder, "--markdown")
+    assert code == 0 and "| r | trained | 80.0 | 40.0 |\n| timm:b | trained | **90.0** | **50.0** |" in out
+    assert f"{folder} holds rows of 2 models: no figures, each of which shows one" in out.splitlines()
+    _, out, _ = command(capsys, run, folder, "--markdown")
+    assert f"| r | C-LEAD | 50.0 | - |\n| {folder}/r | trained | 80.0 |" in out
+    page = (tmp_path / "all" / "report.md").read_text()
+    assert "/all/out/r: trained | 1 | 80.0 |" in page and "/all/r: C-LEAD | 1 | 50.0 |" in page
+    assert command(capsys, tmp_path / "all", "--no-figures")[1].count("50.0") == 2
+
+
+def test_a_run_that_lost_its_state_is_no_evaluation(tmp_path, capsys):
+    run = write_run(tmp_path / "r", digits_rows())
+    (run / "run.json").unlink()
+    assert command(capsys, run)[0] == 2

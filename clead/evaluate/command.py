@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate(session: Session, opened: Opened, console: Console, versions: str) -> list[tuple[Row, bool]]:
-    """Every row that was asked for of one model, each on disk before the next is measured; as ``record`` returns them."""
+    """What ``record`` returns of every row that was asked for of one model; each is on disk before the next."""
     recorded: list[tuple[Row, bool]] = []
     protocols = expand(session.arguments.protocols)
     if not set(protocols) <= set(CLASSIFIER_STAGES):  # they make classifiers of their own

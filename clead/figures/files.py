@@ -1,8 +1,9 @@
-"""Reads what the figures and the report need from a run folder, and writes figures into it.
+"""Reads what the figures and the report need from a run folder, or an evaluation's, and writes figures into it.
 
 A run folder holds ``run.json``, ``config.json``, ``metrics.jsonl``, ``results.json``, ``examples.safetensors``,
-``figures/<name>.safetensors`` (see ``clead.figures.data``) and ``comparisons/<model>/`` of the same form. Bad files
-raise UserError; ``MissingFile``, its subclass, stands for what an unfinished run does not have yet.
+``figures/<name>.safetensors`` (see ``clead.figures.data``) and ``comparisons/<model>/`` of the same form. The folder of
+an evaluation (``clead.evaluate --out``) holds ``results.json`` without a run. Bad files raise UserError;
+``MissingFile``, its subclass, stands for what an unfinished run does not have yet.
 """
 
 from __future__ import annotations
@@ -84,8 +85,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether it holds the rows of an evaluation and no run."""
+    of_run = any((folder / name).is_file() for name in ("run.json", "config.json"))
+    return (folder / "results.json").is_file() and not of_run
+
+
+def read_names(folder: Path) -> list[str]:
+    """The models that the rows of an evaluation are of."""
+    return list(dict.fromkeys(str(row.get("run")) for row in read_results(folder)))
+
+
 def read_state(run: Path) -> str:
-    """``running``, ``done`` or ``failed``; UserError where ``run`` is no run folder."""
+    """``running``, ``done`` or ``failed``; UserError where ``run`` is no run folder, nor that of an evaluation."""
+    if is_evaluation(run):
+        return "done"
     if not (run / "run.json").is_file():
         found = "a folder without one" if run.is_dir() else "no such folder"
         raise UserError(f"{run}: expected a run folder with a run.json in it, found {found}")
@@ -104,7 +118,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_method(run: Path) -> str:
-    """The key of the run's method."""
+    """The key of the run's method; of an evaluation the name of its model, or ``trained`` where it has several."""
+    if is_evaluation(run):
+        names = read_names(run)
+        return names[0] if len(names) == 1 else "trained"
     method = read_config(run).get("method")
     if not isinstance(method, str):
         raise UserError(f"{run / 'config.json'}: expected the name of a method under method, found {method!r}")

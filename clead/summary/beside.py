@@ -22,7 +22,8 @@ def paper_blocks(groups: Sequence[Group]) -> list[Block]:
         there = [(row, group) for row in table.rows for group in groups if group.first.recipe == row.recipe]
         if there:
             blocks.append(_table(table, there))
-    return [*blocks, Bullets([difference(group) for group in groups])]
+    differences = [difference(group) for group in groups if not group.first.outside]
+    return [*blocks, Bullets(differences)] if differences else blocks
 
 
 def _table(table: PaperTable, there: list[tuple[PaperRow, Group]]) -> Table:

@@ -51,7 +51,7 @@ def _of_rows(run: Run) -> Iterator[str]:
 
 def _of_checks(run: Run) -> Iterator[str]:
     for check in _checks(run):
-        if check.get("found"):
+        if check.get("found") and (not run.outside or check.get("run") == run.name):
             yield f"{run.name}, RED FLAG {check.get('flag')}: {check.get('detail')}"
 
 

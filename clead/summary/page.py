@@ -16,7 +16,7 @@ from clead.summary.blocks import Block, Bullets, Commands, Pictures, Section, Wo
 from clead.summary.flags import flags_of
 from clead.summary.html import to_html
 from clead.summary.markdown import to_markdown
-from clead.summary.runs import Group, Run, group_runs, read_run
+from clead.summary.runs import Group, Run, group_runs, read_runs
 
 TITLES = {
     "loss_curves": "Training loss",
@@ -35,12 +35,12 @@ TITLES = {
 
 
 def write_page(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Write ``report.html`` and ``report.md`` about ``runs`` into ``folder``; returns their paths.
+    """Write ``report.html`` and ``report.md`` about runs and evaluations into ``folder``; returns their paths.
 
     Raises:
         UserError: a file of a run is malformed, or the folder cannot be written.
     """
-    groups = group_runs([read_run(run) for run in runs])
+    groups = group_runs([run for path in runs for run in read_runs(path)])
     sections = sections_of(groups)
     title = "clead: " + ", ".join(group.name for group in groups)
     pages = {"report.html": to_html(title, sections), "report.md": to_markdown(title, sections, folder)}
@@ -80,16 +80,20 @@ def figures_of(group: Group) -> list[Block]:
 
 def commands_of(groups: Sequence[Group]) -> list[Block]:
     """How to get these numbers again, and what they were computed with."""
-    lines = [f"python -m clead.train --config {_quoted(run)}/config.json --out again" for g in groups for run in g.runs]
-    everything = " ".join(_quoted(run) for group in groups for run in group.runs)
-    lines.append(f"python -m clead.evaluate {everything} --attacks autoattack")
-    lines.append(f"python -m clead.evaluate {everything} --comparisons --protocols figures")
-    lines.append(f"python -m clead.report {everything}")
-    return [Commands(lines), Bullets([environment_of(run) for group in groups for run in group.runs])]
+    every = [run for group in groups for run in group.runs]
+    trained = [_quoted(run) for run in every if not run.outside]
+    lines = [f"python -m clead.train --config {run}/config.json --out again" for run in trained]
+    if trained:
+        lines.append(f"python -m clead.evaluate {' '.join(trained)} --attacks autoattack")
+        lines.append(f"python -m clead.evaluate {' '.join(trained)} --comparisons --protocols figures")
+    lines.append(f"python -m clead.report {' '.join(dict.fromkeys(map(_quoted, every)))}")
+    return [Commands(lines), Bullets([environment_of(run) for run in every])]
 
 
 def environment_of(run: Run) -> str:
-    """Commit, versions and device of a run, in one line."""
+    """Commit, versions and device of a run, or of every row of a model from outside, in one line."""
+    if run.outside:
+        return f"{run.name}: {'; '.join(dict.fromkeys(str(row.get('versions') or 'unknown') for row in run.rows))}"
     here = run.environment
     rest = [f"{name} {here[name]}" for name in ("torch", "python", "device", "platform") if here.get(name)]
     return ", ".join([f"{run.name}: {name_commit(here)}", *rest])

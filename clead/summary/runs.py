@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from clead.engine.results import renamed
-from clead.figures.files import MissingFile, read_config, read_method, read_object, read_results, read_state
+from clead.figures.files import (
+    MissingFile,
+    is_evaluation,
+    read_config,
+    read_method,
+    read_names,
+    read_object,
+    read_results,
+    read_state,
+)
 from clead.figures.style import method_name
 from clead.figures.table import Row
 
@@ -33,10 +42,11 @@ NO_SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
+    """One run folder, or one model of an evaluation, which has no recipe, settings and seed.
 
     Attributes:
         path: the folder.
+        name: what people call it: of a run the folder's name.
         state: ``running``, ``done`` or ``failed``.
         method: key of METHODS.
         recipe: key of RECIPES that it started from; may be empty.
@@ -44,9 +54,11 @@ class Run:
         seed: of its random streams.
         rows: of results.json.
         environment: of env.json; empty where that is missing.
+        outside: it is of an evaluation.
     """
 
     path: Path
+    name: str
     state: str
     method: str
     recipe: str
@@ -54,11 +66,12 @@ class Run:
     seed: Any
     rows: list[Row]
     environment: dict[str, Any]
+    outside: bool = False
 
     @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.resolve().name
+    def place(self) -> str:
+        """What tells it from others of its name."""
+        return f"{self.path}/{self.name}" if self.outside else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,24 @@ class Group:
         return f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)} ({', '.join(str(run.seed) for run in self.runs)})"
 
 
+def read_runs(path: Path) -> list[Run]:
+    """The run in a folder, or the models of the evaluation that it holds."""
+    if not is_evaluation(path):
+        return [read_run(path)]
+    rows = read_results(path)
+    return [
+        Run(path, name, "done", "trained", "", {}, None, [row for row in rows if str(row.get("run")) == name], {}, True)
+        for name in read_names(path)
+    ]
+
+
 def read_run(path: Path) -> Run:
     """What the page needs of a run folder; a run without results yet has no rows."""
-    state, config = read_state(path), read_config(path)
+    name, state, config = path.resolve().name, read_state(path), read_config(path)
     values = config.get("values")
     values = values if isinstance(values, dict) else {}
     try:
-        rows = [renamed(row, path.resolve().name) for row in read_results(path)]
+        rows = [renamed(row, name) for row in read_results(path)]
     except MissingFile:
         rows = []
     try:
@@ -100,6 +124,7 @@ def read_run(path: Path) -> Run:
     recipe = config.get("recipe")
     return Run(
         path,
+        name,
         state,
         read_method(path),
         recipe if isinstance(recipe, str) else "",
@@ -130,7 +155,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     names = [_name_of(of) for of in groups.values()]
     # Two of one name (a copy, or runs of one name in other folders) are told apart by where they are.
     return [
-        Group(name if names.count(name) == 1 else str(of[0].path), of)
+        Group(name if names.count(name) == 1 else of[0].place, of)
         for name, of in zip(names, groups.values(), strict=True)
     ]
 

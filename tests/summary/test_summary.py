@@ -18,7 +18,7 @@ from clead.summary.beside import paper_blocks
 from clead.summary.flags import flags_of
 from clead.summary.markdown import escape
 from clead.summary.page import TITLES, commands_of
-from clead.summary.runs import group_runs, read_run
+from clead.summary.runs import group_runs, read_run, read_runs
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -234,6 +234,18 @@ def test_flags_of_rows_checks_and_runs(make):
     (flagged / "sanity.json").write_text('{"schema": 1, "sanity": [3]}')
     with pytest.raises(UserError, match=r"sanity\.json: expected a list of objects under sanity"):
         flags_of(groups_of(flagged))
+
+
+def test_checks_and_versions_of_an_evaluation_are_told_by_model(tmp_path):
+    rows = [row("clean", 0.5, run=name, versions=f"commit of {name}") for name in "ab"]
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "results": rows}))
+    check = {"flag": "random_outputs", "found": True, "detail": "two looks differ", "run": "b"}
+    (tmp_path / "sanity.json").write_text(json.dumps({"schema": 1, "sanity": [check]}))
+    groups = group_runs(read_runs(tmp_path))
+    assert flags_of(groups) == ["b, RED FLAG random_outputs: two looks differ"]
+    commands, environment = commands_of(groups)
+    assert commands.lines == [f"python -m clead.report {tmp_path}"]
+    assert environment.items == ["a: commit of a", "b: commit of b"]
 
 
 # the files
