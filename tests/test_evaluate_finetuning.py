@@ -171,6 +171,25 @@ def test_a_checkpoint_and_the_stages_a_run_begins_with(run):
         main([str(run), "--protocols", "linear_eval", "--stage", "adv_finetune"])
 
 
+def test_another_classifier_of_the_stage_of_the_own_one_is_told_from_it(run, tmp_path, capsys):
+    resume(run, "linear_eval")
+    out = tmp_path / "out"
+    main([str(run), "--protocols", "attacks,linear_eval,full_finetune", *FEW, "--out", str(out)])
+    assert {row["protocol"] for row in rows(out)} == {"linear_eval", "full_finetune"}
+    said = capsys.readouterr().out
+    assert "main clean: " in said and "main full_finetune clean: " in said
+    assert "main linear_eval: no headline" in said and "main full_finetune: no headline" in said
+    own = [row for row in rows(out) if row["protocol"] == "linear_eval"]
+    main([str(run), "--protocols", "linear_eval", *FEW, "--linear-eval.epochs", "9", "--out", str(out)])
+    assert [row["protocol"] for row in rows(out)[-2:]] == ["linear_eval_refitted"] * 2
+    assert [row for row in rows(out) if row["protocol"] == "linear_eval"] == own
+    path = checkpoint.latest(run / "checkpoints", "linear_eval")
+    main([str(path), "--protocols", "attacks,linear_eval", *FEW, "--linear-eval.epochs", "9"])
+    again = rows(run / "evaluations" / path.name)
+    assert [row["protocol"] for row in again] == ["linear_eval"] * 2 + ["linear_eval_refitted"] * 2
+    assert again[2]["accuracy"] == rows(out)[-2]["accuracy"] != again[0]["accuracy"]
+
+
 def test_an_interrupted_fine_tuning_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
     command = [str(run), "--protocols", "full_finetune", *FEW, "--full-finetune.epochs", "3", "--out"]
     main([*command, str(tmp_path / "whole")])

@@ -28,7 +28,7 @@ from clead.evaluate.finetuning import finetuned, settings_of
 from clead.evaluate.measures import accuracy_measures, add_entries, read_entries
 from clead.evaluate.models import Opened
 from clead.evaluate.session import PROTOCOLS, Session, attacks, chosen_attacks, open_all, sanity_checks
-from clead.evaluate.table import describe, show
+from clead.evaluate.table import describe, of_classifier, show
 from clead.own_modules import import_own
 from clead.protocols.figure_data import FIGURE_DATA, NotApplicable
 from clead.sources import Sources
@@ -111,7 +111,7 @@ def evaluate(session: Session, opened: Opened, console: Console, versions: str) 
         with watched(looked_at, protocol, console) as shown:
             for row in measure(session, shown):
                 recorded.append(record(opened, row, versions))
-                report.emit(console, describe(row))
+                report.emit(console, describe(row if looked_at is opened else of_classifier(row)))
     return recorded
 
 

@@ -65,8 +65,9 @@ def settings_of(session: Session, opened: Opened) -> TrainConfig:
 def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress) -> Opened:
     """The model with a classifier, trained by ``stage`` on its pre-trained encoder, beside the data of that stage.
 
-    A run that did the same stage on the same data is not trained again. Otherwise a folder in ``finetuned`` beside the
-    rows keeps checkpoints and metrics: the same command continues there, another encoder or setting starts anew.
+    A run that did the same stage with the same settings is not trained again. Otherwise a folder in ``finetuned``
+    beside the rows keeps checkpoints and metrics: the same command continues there, another encoder or setting starts
+    anew. Rows of another classifier than the model's own for that stage say so, see ``_protocol``.
 
     Raises:
         UserError: the model has no encoder, or the settings do not fit it or the data.
@@ -82,15 +83,18 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
     if branch not in branches:
         raise UserError(f"{stage}.branch must be of {', '.join(branches)}, got {branch!r}")
     method = None if opened.run is None else find_method(opened.method)(config)
+    dataset = settings.data or config.data
     on_test = config.paper_compat and method is not None and stage in method.selected_on_test
+    protocol: str = stage
     if opened.whole and opened.run is not None and _did(opened.run, stage, config, opened.config):
         model = load(opened.run, stage=stage).to(device)
     else:
+        protocol = _protocol(opened, stage, dataset, branch)
         model = load(opened.run, stage="pretrain").to(device) if opened.whole and opened.run else deepcopy(opened.model)
         meta: dict[str, object] = {"format": opened.method}
         if opened.run is not None:
             meta = meta_of(opened.method, config, branch, session.sources.source(config))
-        folder = opened.folders[0] / "finetuned" / _folder_name(opened, stage, settings.data or config.data)
+        folder = opened.folders[0] / "finetuned" / _folder_name(opened, stage, dataset)
         with _claimed(folder, model, stage, config) as run:
             if opened.run is not None:  # then it can be loaded, exported and resumed like any other run
                 own: Any = replace(config, stages=(stage, "evaluate"), compare=())
@@ -106,8 +110,8 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
         key={
             "run": opened.subject.key["run"],
             "model": opened.subject.key["model"],
-            "protocol": stage,
-            "dataset": settings.data or config.data,
+            "protocol": protocol,
+            "dataset": dataset,
         },
         samples=session.arguments.samples,
         batch_size=session.arguments.batch_size,
@@ -118,8 +122,21 @@ def finetuned(session: Session, opened: Opened, stage: Stage, progress: Progress
 
 def _did(run: Path, stage: Stage, config: TrainConfig, own: TrainConfig) -> bool:
     """Whether the run finished ``stage`` with these settings, wherever the data are."""
-    data, own_data = (it.finetuning(stage).data or it.data for it in (config, own))
-    return stage in RunFolder(run).stages and (data, config.seed) == (own_data, own.seed)
+    asked, done = (
+        (replace(settings, data=settings.data or it.data, data_dir=None), it.seed)
+        for it, settings in ((config, config.finetuning(stage)), (own, own.finetuning(stage)))
+    )
+    return stage in RunFolder(run).stages and asked == done
+
+
+def _protocol(opened: Opened, stage: Stage, dataset: str, branch: str) -> str:
+    """What the rows of a new classifier are called: ``stage``, or ``<stage>_refitted`` where that is the model's own.
+
+    In a run's own table nothing but the seed can differ, which the rows say.
+    """
+    own = tuple(opened.subject.key[name] for name in ("protocol", "dataset", "bn_branch"))
+    in_table = opened.whole and not opened.shared
+    return stage if in_table or own != (stage, dataset, branch) else f"{stage}_refitted"
 
 
 def _folder_name(opened: Opened, stage: Stage, dataset: str) -> str:

@@ -38,7 +38,22 @@ def show(todo: Sequence[Opened], rows: Sequence[Row], console: Console) -> None:
         console.print(transfer_table([row for row in matrix if (row["norm"], row["eps"]) == (norm, eps)]))
     for dataset in dict.fromkeys(row["dataset"] for row in shown):
         report.show_table([row for row in shown if row["dataset"] == dataset], console, markdown=False)
-    report.emit(console, *headlines(rows), *warnings(rows))
+    named = told_apart(rows)
+    report.emit(console, *headlines(named), *warnings(named))
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those of a model of which several classifiers were attacked under a name for each of these."""
+    attacked: dict[str, set[str]] = {}
+    for row in rows:
+        if row["attack"]:
+            attacked.setdefault(row["run"], set()).add(row["protocol"])
+    return [of_classifier(row) if len(attacked.get(row["run"], ())) > 1 else row for row in rows]
+
+
+def of_classifier(row: Row) -> Row:
+    """The row under the name of its model's classifier, for people."""
+    return {**row, "run": f"{row['run']} {row['protocol']}"}
 
 
 def describe(row: Row) -> str:
