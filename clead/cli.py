@@ -25,6 +25,11 @@ from clead.methods import find_method
 from clead.own_modules import HELP as IMPORT_HELP
 from clead.recipes import default_recipe, find_recipe
 
+_USUAL = (
+    *("--data", "--data-dir", "--recipe", "--epochs", "--batch-size", "--seed", "--device", "--stages"),
+    *("--out", "--resume", "--seeds", "--sweep", "--dry-run"),
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -127,8 +132,8 @@ def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[Trai
     """All arguments but the method, with tyro."""
     config_type = type(default)
     options: list[Any] = [
-        ("settings", Annotated[config_type, tyro.conf.arg(name="")], default),
         ("options", Annotated[RunOptions, tyro.conf.arg(name="")], RunOptions()),
+        ("settings", Annotated[config_type, tyro.conf.arg(name="")], default),
         (
             "recipe",
             Annotated[str | None, tyro.conf.arg(help="Start from this recipe (python -m clead.recipes).")],
@@ -139,12 +144,24 @@ def _parse(method: str, default: TrainConfig, args: Sequence[str]) -> tuple[Trai
         ("list", Annotated[Flag, tyro.conf.arg(help="List the methods and leave.")], False),
     ]
     command = make_dataclass("Command", options, frozen=True)
-    shared = {field.name for field in fields(TrainConfig)}
-    own = [field.name for field in fields(config_type) if field.name not in shared]
-    words = f"Its own settings: {', '.join(own).replace('_', '-') or 'none'}; every method has the others."
-    description = f"{inspect.getdoc(find_method(method))}\n\n{words}"
+    description = _description(method, default)
     parsed: Any = tyro_cli(command, list(args), prog=f"python -m clead.train {method}", description=description)
     return parsed.settings, parsed.options
+
+
+def _description(method: str, default: TrainConfig) -> str:
+    """What stands above hundreds of flags: what the method is, the flags to begin with, and where the others are."""
+    first, _, rest = (inspect.getdoc(find_method(method)) or "").partition("\n")
+    shared = {field.name for field in fields(TrainConfig)}
+    names = [field.name for field in fields(default)]
+    own = [name for name in names if name not in shared]
+    groups = [name for name in names if is_dataclass(getattr(default, name))]
+    lines = (
+        f"- To begin with: {', '.join(_USUAL)}.",
+        f"- Its own settings: {', '.join(own).replace('_', '-') or 'none'}; every method has the others.",
+        f"- Groups, such as --optimizer.lr, below the single flags: {', '.join(groups).replace('_', '-')}.",
+    )
+    return "\n".join([first, "", *lines, rest])
 
 
 @lru_cache(maxsize=64)

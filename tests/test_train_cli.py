@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -398,6 +399,13 @@ def test_help_begins_with_the_methods_own_settings_and_flags_have_one_form(capsy
     shown = capsys.readouterr().out
     assert "Its own settings: projector, temperature, attack, regularization;" in shown
     assert "--resume" in shown and "--no-resume" not in shown and "--speed.no-fold" in shown
+    (usual,) = (line for line in shown.splitlines() if "To begin with: " in line)
+    (groups,) = (line for line in shown.splitlines() if "below the single flags: " in line)
+    assert shown.index(usual) < shown.index("Its own settings") < shown.index(groups) < shown.index("Kim et al.")
+    named = usual.partition(": ")[2].rstrip(". ").split(", ")
+    assert len(named) == 13 and all(re.search(rf"^\W*{flag}(?![\w-])", shown, re.MULTILINE) for flag in named)
+    titles = set(re.findall(r"^\W*([\w-]+) options\W*$", shown, re.MULTILINE))
+    assert "attack" in titles and titles == set(groups.partition("flags: ")[2].rstrip(". ").split(", "))
 
 
 def test_help_names_the_data_sets(capsys):
