@@ -360,6 +360,7 @@ def test_the_headline_admits_that_another_attack_went_lower():
 
 def test_every_radius_and_every_severity_has_its_own_numbers():
     shared = {
+        "protocol": "linear_eval",
         "dataset": "digits",
         "norm": "linf",
         "flags": [],
