@@ -12,7 +12,7 @@ from clead.config import OptimizerConfig
 from clead.engine import guard
 from clead.engine.checkpoint import latest, load
 from clead.engine.guard import Guard, statistics
-from clead.engine.loop import Fit, fit
+from clead.engine.loop import Fit, _batch_of, fit
 from clead.engine.progress import Progress
 from clead.engine.run import RunFolder
 from clead.errors import UserError
@@ -91,8 +91,6 @@ def test_the_file_holds_the_weights_and_the_batch_of_that_step(tmp_path):
     model = task_of().model
     task = task_of()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    from clead.engine.loop import _batch_of
-
     for step in range(6):
         batch = _batch_of(task, step)
         optimizer.zero_grad()
@@ -113,8 +111,6 @@ def test_skipping_leaves_the_step_out_and_counts_it(tmp_path):
     assert counts == [0] * 6 + [1] * 3 + [2] * 7
 
     task = task_of()
-    from clead.engine.loop import _batch_of
-
     optimizer = torch.optim.SGD(task.model.parameters(), lr=0.05)
     for step in set(range(16)) - {6, 9}:
         batch = _batch_of(task, step)
@@ -164,3 +160,16 @@ def test_statistics_are_those_of_the_finite_elements():
     assert statistics(torch.tensor([1.0, -3.0, math.nan, math.inf])) == "-3 … 1, 2 on average, 2 of 4 not finite"
     assert statistics(torch.tensor([math.nan])) == "none, 1 of 1 not finite"
     assert re.fullmatch("0.25 … 0.5, 0.375 on average", statistics(torch.tensor([0.25, 0.5])))
+
+
+def test_a_bad_last_step_of_an_epoch_is_done_once_more_in_train_mode(tmp_path):
+    """A GPU's is read when the epoch was scored, which leaves the model in eval mode."""
+    task = task_of(bad=(3,))
+    guarded, modes = Guard(task), []
+    task.model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    guarded.before()
+    guarded.after(3, torch.tensor(math.nan))
+    task.model.eval()
+    with pytest.raises(UserError, match="^pretrain, step 4: the loss term 'mse' must be finite, got nan"):
+        guarded.check(RunFolder(tmp_path), lambda step: _batch_of(task, step))
+    assert modes == [True]
