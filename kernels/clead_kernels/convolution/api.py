@@ -110,18 +110,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
         arguments.check_dense(name, tensor)
+        arguments.check_no_tangent(name, tensor)
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise ValueError(f"weight must be [K, C, 3, 3], got {list(weight.shape)}")
     if x.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, got {list(x.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name} must be {x.dtype} like x, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must be [{weight.shape[0]}], one number for each output channel, got {list(bias.shape)}"
-        )
+    arguments.check_together("x", x, "weight", weight)
+    if bias is not None:
+        arguments.check_together("x", x, "bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [{weight.shape[0]}], a number per output channel, got {list(bias.shape)}")

@@ -45,9 +45,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:3])
+    x, weight = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return (*reference.differentiable_backward(grad, *ctx.saved_tensors, needs), None)
-    grads = backward_op(grad, *ctx.saved_tensors, ctx.impl, needs)
+        return (*reference.differentiable_backward(grad, x, weight, needs), None)
+    grads = backward_op(grad, x, weight, ctx.impl, needs)
     return (*(part if need else None for part, need in zip(grads, needs, strict=True)), None)
 
 
