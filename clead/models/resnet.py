@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm2d
+from clead.models.convolution import Conv3x3
 from clead.models.encoder import Encoder
 
 Stem = Literal["cifar", "imagenet"]
@@ -35,6 +36,8 @@ class _SameConv2d(nn.Conv2d):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, padding: Padding = "torch") -> nn.Conv2d:
+    if size == 3 and stride == 1:
+        return Conv3x3(in_channels, out_channels)
     if padding == "same":
         return _SameConv2d(in_channels, out_channels, size, stride, bias=False)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
