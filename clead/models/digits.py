@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm2d
-from clead.models.convolution import Conv3x3
 from clead.models.encoder import Encoder
 
 
@@ -29,11 +28,11 @@ class DigitsEncoder(Encoder):
         self, *, in_channels: int, mean: Sequence[float], std: Sequence[float], bn: BatchNormConfig, width: int = 32
     ) -> None:
         super().__init__(4 * width, in_channels=in_channels, mean=mean, std=std, bn=bn)
-        self.conv1 = Conv3x3(in_channels, width)  # 8x8
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)  # 8x8
         self.bn1 = BranchBatchNorm2d(width, bn)
         self.conv2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)  # 4x4
         self.bn2 = BranchBatchNorm2d(2 * width, bn)
-        self.conv3 = Conv3x3(2 * width, 2 * width)
+        self.conv3 = nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False)
         self.bn3 = BranchBatchNorm2d(2 * width, bn)
         self.conv4 = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False)  # 2x2
         self.bn4 = BranchBatchNorm2d(4 * width, bn)

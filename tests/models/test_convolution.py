@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clead.models import BatchNormConfig, DigitsEncoder, ResNet, View, initialise
+from clead.models import BatchNormConfig, ResNet, View, initialise
 from clead.models.convolution import Conv3x3
 
 
@@ -25,9 +25,8 @@ class Seen(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def encoder_of(kind, dtype=torch.float32, channels=3):
-    options = {"in_channels": channels, "mean": (0.4,) * channels, "std": (0.3,) * channels, "bn": BatchNormConfig()}
-    encoder = DigitsEncoder(**options) if kind == "digits" else ResNet(18, width=16, **options)
+def encoder_of(depth, dtype=torch.float32):
+    encoder = ResNet(depth, width=16, in_channels=3, mean=(0.4,) * 3, std=(0.3,) * 3, bn=BatchNormConfig())
     initialise(encoder, seed=2)
     return encoder.to(dtype).eval()
 
@@ -48,11 +47,11 @@ X = torch.randn(8, 32, 9, 8, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", ["digits", "resnet"])
-def test_features_and_gradients_are_those_of_float64_in_either_way(kind, training):
+@pytest.mark.parametrize("depth", [18, 34])
+def test_features_and_gradients_are_those_of_float64_in_either_way(depth, training):
     found = {}
     for name, dtype in ((True, torch.float32), (False, torch.float32), ("exact", torch.float64)):
-        encoder = encoder_of(kind, dtype).train(training)
+        encoder = encoder_of(depth, dtype).train(training)
         encoder.use_winograd(name is True)
         point = images(dtype=dtype).requires_grad_()
         with Seen() as seen:
@@ -67,7 +66,7 @@ def test_features_and_gradients_are_those_of_float64_in_either_way(kind, trainin
 
 
 def test_a_view_convolves_packed_weights_and_takes_over_new_ones():
-    encoder = encoder_of("resnet")
+    encoder = encoder_of(18)
     view, x = View(encoder, training=False), images()
     for _ in range(2):
         view.refresh(("clean",))
