@@ -48,7 +48,9 @@ X = torch.randn(8, 32, 9, 8, generator=torch.Generator().manual_seed(4))
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("depth", [18, 34])
-def test_features_and_gradients_are_those_of_float64_in_either_way(depth, training):
+def test_features_and_gradients_are_those_of_float64_in_either_way(depth, training, monkeypatch):
+    # Smooth, as the derivative of a ReLU near 0 hangs on the last bit, whatever computes it.
+    monkeypatch.setattr(torch.nn.functional, "relu", lambda x, inplace: torch.nn.functional.softplus(x))
     found = {}
     for name, dtype in ((True, torch.float32), (False, torch.float32), ("exact", torch.float64)):
         encoder = encoder_of(depth, dtype).train(training)
