@@ -51,6 +51,7 @@ def build_model(method: Method[Any], spec: InputSpec) -> Model:
     encoder = build_encoder(
         config.encoder.name, in_channels=spec.in_channels, mean=spec.mean, std=spec.std, bn=config.encoder.bn
     )
+    encoder.use_winograd(config.speed.winograd)
     return Model(encoder, method.heads(encoder.feature_dim, spec.num_classes))
 
 

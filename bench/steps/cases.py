@@ -35,15 +35,17 @@ class Form:
     loading: bool = False
 
 
-_OFF = SpeedConfig(fold=False)
+_OFF = SpeedConfig(winograd=False, fold=False)
 FORMS = {
     "plain": Form(True, _OFF),
     "plain+loading": Form(True, _OFF, loading=True),
     "plain+channels_last": Form(True, replace(_OFF, channels_last=True)),
     "plain+bf16": Form(True, replace(_OFF, precision="bf16")),
+    "plain+winograd": Form(True, replace(_OFF, winograd=True)),
     "frozen": Form(False, _OFF),
-    "fold": Form(False, SpeedConfig()),
-    "fold+channels_last": Form(False, SpeedConfig(channels_last=True)),
+    "fold": Form(False, SpeedConfig(winograd=False)),
+    "fold+channels_last": Form(False, SpeedConfig(winograd=False, channels_last=True)),
+    "fold+winograd": Form(False, SpeedConfig()),
     "fold+channels_last+bf16": Form(False, SpeedConfig(channels_last=True, precision="bf16")),
     "fold+compile": Form(False, SpeedConfig(executor="compile")),
     "fold+channels_last+bf16+graph": Form(False, SpeedConfig(channels_last=True, precision="bf16", executor="graph")),

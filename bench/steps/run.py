@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from clead.engine.memory import keep_freed_memory
 from clead.methods import METHODS
 
 from .. import memory, rows, table, timing
@@ -31,13 +32,15 @@ def grid(quick: bool, cuda: bool) -> list[StepCase]:
     """Those of the papers on ResNet-18; or every method on the digits, these first."""
     if quick:
         return [StepCase(method, "digits", 64, steps=3) for method in dict.fromkeys((*FULL_METHODS, *METHODS))]
-    return [StepCase(method, "cifar10", 512 if cuda else 16) for method in FULL_METHODS]
+    return [StepCase(method, "cifar10", 512 if cuda else 32) for method in FULL_METHODS]
 
 
 def run(options: Options, say: Callable[[str], None] = print) -> tuple[list[Row], bool]:
     """All cases asked for; the rows, and whether every form computed the plain form's step."""
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        keep_freed_memory()  # as clead's commands do
     try:
         return _run(options, say)
     finally:
@@ -147,7 +150,7 @@ def _flops(case: StepCase, device: str) -> int:
 
 
 class _Watch(TorchDispatchMode):
-    """Adds up what torch counts of convolutions and products, and the seconds of our operators but the attacks' own.
+    """Adds up what torch counts of convolutions and products, and the seconds of our operators on pairs.
 
     Torch's own counter fails inside ``autograd.grad``.
     """
@@ -157,7 +160,7 @@ class _Watch(TorchDispatchMode):
         self.device, self.flops, self.seconds = device, 0, 0.0
 
     def __torch_dispatch__(self, function: Any, _types: Any, arguments: Any = (), options: Any = None) -> Any:
-        fused = function.namespace == "clead" and not any(word in str(function) for word in _PERTURBING)
+        fused = function.namespace == "clead" and not any(word in str(function) for word in _OTHERS)
         if fused:
             synchronize(self.device)
         start = time.perf_counter()
@@ -170,7 +173,7 @@ class _Watch(TorchDispatchMode):
         return out
 
 
-_PERTURBING = ("pgd_step", "random_start", "project", "momentum")
+_OTHERS = ("pgd_step", "random_start", "project", "momentum", "conv3x3")
 
 
 def _parts(step: Step, device: str) -> dict[str, float]:

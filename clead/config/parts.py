@@ -208,6 +208,8 @@ class SpeedConfig:
     """Of encoder and heads: tf32 is CUDA's fast float32, bf16 autocast; losses and perturbations stay float32."""
     channels_last: bool = False
     """Keep convolutions' weights, and so all feature maps, with the channels innermost."""
+    winograd: bool = True
+    """On CPUs, compute float32 convolutions of 3x3 and stride 1 by Winograd's algorithm, with fewer multiplications."""
     fold: bool = True
     """Attack a copy of the model in which eval-mode batch norm is folded into the convolutions."""
     executor: Executor = "eager"

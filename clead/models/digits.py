@@ -39,10 +39,10 @@ class DigitsEncoder(Encoder):
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, C, H, W] in [0, 1] -> features [B, feature_dim]."""
-        x = F.relu(self.bn1(self.conv1(self.normalize(x)), branch))
-        x = F.relu(self.bn2(self.conv2(x), branch))
-        x = F.relu(self.bn3(self.conv3(x), branch))
-        x = F.relu(self.bn4(self.conv4(x), branch))
+        x = F.relu(self.bn1(self.conv1(self.normalize(x)), branch), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x), branch), inplace=True)
+        x = F.relu(self.bn3(self.conv3(x), branch), inplace=True)
+        x = F.relu(self.bn4(self.conv4(x), branch), inplace=True)
         return x.mean((2, 3))
 
     def folds(self) -> Iterator[tuple[nn.Conv2d, BranchBatchNorm2d]]:

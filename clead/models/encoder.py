@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig
+from clead.models.convolution import Conv3x3
 from clead.models.layout import laid_out
 
 
@@ -56,9 +57,11 @@ class Encoder(nn.Module):
         bn_config: the batch-norm branches.
         normalize: the first layer.
         by_rule: ``laid_out`` changes layouts; otherwise that of the weights is that of all feature maps.
+        winograd: see ``Conv3x3``; set by ``use_winograd``.
     """
 
     by_rule = True
+    winograd = True
 
     def __init__(
         self, feature_dim: int, *, in_channels: int, mean: Sequence[float], std: Sequence[float], bn: BatchNormConfig
@@ -72,7 +75,14 @@ class Encoder(nn.Module):
 
     def laid_out(self, x: Tensor, width: int) -> Tensor:
         """The same x [B, C, H, W], in memory as a CPU convolves it fastest to ``width`` channels."""
-        return laid_out(x, width) if self.by_rule else x
+        return laid_out(x, width, self.winograd) if self.by_rule else x
+
+    def use_winograd(self, winograd: bool) -> None:
+        """Whether 3x3 convolutions may be computed by Winograd's algorithm."""
+        self.winograd = winograd
+        for module in self.modules():
+            if isinstance(module, Conv3x3):
+                module.winograd = winograd
 
     @property
     def evaluation_branch(self) -> str:

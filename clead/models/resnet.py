@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clead.errors import UserError
 from clead.models.batch_norm import BatchNormConfig, Branch, BranchBatchNorm2d
+from clead.models.convolution import Conv3x3
 from clead.models.encoder import Encoder
 
 Stem = Literal["cifar", "imagenet"]
@@ -35,6 +36,8 @@ class _SameConv2d(nn.Conv2d):
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, padding: Padding = "torch") -> nn.Conv2d:
+    if size == 3 and stride == 1:
+        return Conv3x3(in_channels, out_channels)
     if padding == "same":
         return _SameConv2d(in_channels, out_channels, size, stride, bias=False)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
@@ -52,12 +55,12 @@ class _Block(nn.Module):
             norm = BranchBatchNorm2d(out_channels, bn)
             self.downsample = nn.ModuleList([_conv(in_channels, out_channels, 1, stride), norm])
 
-    def shortcut(self, x: Tensor, branch: Branch) -> Tensor:
-        if self.downsample is None:
-            return x
-        conv, norm = self.downsample
-        out: Tensor = norm(conv(x), branch)
-        return out
+    def joined(self, out: Tensor, x: Tensor, branch: Branch) -> Tensor:
+        """The block's result from that of its convolutions, whose memory it takes, and its input."""
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            x = norm(conv(x), branch)
+        return F.relu(out.add_(x), inplace=True)
 
     def folds(self) -> Iterator[tuple[nn.Conv2d, BranchBatchNorm2d]]:
         """The convolutions, and the batch norm right behind each."""
@@ -80,8 +83,8 @@ class BasicBlock(_Block):
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, in_channels, H, W] -> [B, width, H / stride, W / stride]."""
-        out = F.relu(self.bn1(self.conv1(x), branch))
-        return F.relu(self.bn2(self.conv2(out), branch) + self.shortcut(x, branch))
+        out = F.relu(self.bn1(self.conv1(x), branch), inplace=True)
+        return self.joined(self.bn2(self.conv2(out), branch), x, branch)
 
 
 class Bottleneck(_Block):
@@ -100,9 +103,9 @@ class Bottleneck(_Block):
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, in_channels, H, W] -> [B, 4 width, H / stride, W / stride]."""
-        out = F.relu(self.bn1(self.conv1(x), branch))
-        out = F.relu(self.bn2(self.conv2(out), branch))
-        return F.relu(self.bn3(self.conv3(out), branch) + self.shortcut(x, branch))
+        out = F.relu(self.bn1(self.conv1(x), branch), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out), branch), inplace=True)
+        return self.joined(self.bn3(self.conv3(out), branch), x, branch)
 
 
 _SHAPES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -164,7 +167,7 @@ class ResNet(Encoder):
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         """[B, C, H, W] in [0, 1] -> features [B, feature_dim]."""
-        x = F.relu(self.bn1(self.conv1(self.laid_out(self.normalize(x), self.width)), branch))
+        x = F.relu(self.bn1(self.conv1(self.laid_out(self.normalize(x), self.width)), branch), inplace=True)
         if self.stem == "imagenet":  # no value is below 0, so that zeros around it are as good as nothing
             x = F.max_pool2d(_same(x, 3, 2), 3, 2) if self.padding == "same" else F.max_pool2d(x, 3, 2, padding=1)
         for index, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):

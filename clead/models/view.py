@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clead.models.batch_norm import TINY, Branch, BranchBatchNorm
+from clead.models.convolution import Conv3x3, FrozenConv3x3
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -103,6 +104,7 @@ class _Folded(nn.Module):
         self._layer, self._norm = (layer,), (norm,)  # in tuples: they are no submodules
         self._dtype = dtype or layer.weight.dtype
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._frozen: dict[str, FrozenConv3x3] = {}
 
     def forward(self, x: Tensor, branch: Branch) -> Tensor:
         if isinstance(branch, str):
@@ -118,15 +120,21 @@ class _Folded(nn.Module):
             if name not in self._tensors:
                 weight, bias = torch.empty_like(layer.weight, dtype=self._dtype), torch.empty_like(state.bias)
                 self._tensors[name] = weight.detach(), bias.detach().to(self._dtype)
+                if isinstance(layer, Conv3x3):
+                    self._frozen[name] = FrozenConv3x3(layer, *self._tensors[name])
             weight, bias = self._tensors[name]
             scale = state.weight * (state.running_var + TINY).rsqrt()
             weight.copy_(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
             shift = state.running_mean if layer.bias is None else state.running_mean - layer.bias
             bias.copy_(state.bias - shift * scale)
+            if name in self._frozen:
+                self._frozen[name].load()
 
     def _apply_layer(self, x: Tensor, branch: str) -> Tensor:
         (layer,), (weight, bias) = self._layer, self._tensors[branch]
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, bias)
+        if branch in self._frozen:
+            return self._frozen[branch](x)
         out: Tensor = layer._conv_forward(x, weight, bias)
         return out

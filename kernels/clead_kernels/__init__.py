@@ -17,6 +17,7 @@ from .contrastive import (
     sigmoid_loss,
     sup_con,
 )
+from .convolution import conv3x3
 from .dispatch import Impl, explain
 from .perturb import pgd_step_, project_, random_start_
 from .similarity import similarity, similarity_topk
@@ -30,6 +31,7 @@ __all__ = [
     "build_info",
     "cancelled",
     "clip_loss",
+    "conv3x3",
     "explain",
     "info_nce",
     "instance_margin",

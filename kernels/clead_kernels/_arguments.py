@@ -72,6 +72,11 @@ def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(
             f"{name} and {other_name} must have the same last dimension, got {list(x.shape)} and {list(other.shape)}"
         )
+    check_together(name, x, other_name, other)
+
+
+def check_together(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Both have the same dtype and device."""
     if x.dtype != other.dtype:
         raise TypeError(
             f"{name} and {other_name} must have the same dtype, got {_short(x.dtype)} and {_short(other.dtype)}"

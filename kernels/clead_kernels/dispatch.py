@@ -29,6 +29,7 @@ _TRITON_RULES = (
     ("hard_negative_beta", ("no",)),
     ("metric", ("cosine",)),
 )
+_SIXTEENS = ("channels", ("multiples of 16",))
 # Triton decides at its first import whether it compiles or interprets, so this must be known before.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -98,6 +99,9 @@ SUPPORT: tuple[Support, ...] = (
         for op in ("pgd_step_", "random_start_", "project_")
         for impl, devices in (("native", ("cpu",)), ("reference", ()), ("native", ("cuda",)))
     ),
+    Support("conv3x3", "native", ("cpu",), _FLOATS[:2], (_SIXTEENS, ("tiles", ("16 or more",)))),
+    Support("conv3x3", "reference"),
+    Support("conv3x3", "native", ("cpu",), _FLOATS[:2], (_SIXTEENS,)),
     Support("augment", "native", devices=("cpu",), dtypes=(*_FLOATS, torch.uint8)),
     Support("augment", "reference", dtypes=(*_FLOATS, torch.uint8)),
     Support(

@@ -17,7 +17,7 @@ from clead.recipes import RECIPES
 
 SPEC = InputSpec(in_channels=1, num_classes=10, mean=(0.3,), std=(0.4,))
 EVERY_METHOD = pytest.mark.parametrize("name", sorted(METHODS))
-PLAIN = SpeedConfig(fold=False)
+PLAIN = SpeedConfig(winograd=False, fold=False)
 LEVERS = SpeedConfig(fold=True, channels_last=True)
 
 

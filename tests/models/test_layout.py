@@ -15,11 +15,15 @@ def images(form=FIRST, **options):
     return x.contiguous(memory_format=form).requires_grad_()
 
 
+def test_winograds_kernels_want_the_channels_innermost():
+    assert laid_out(images(), WIDE, winograd=True).is_contiguous(memory_format=LAST)
+
+
 @pytest.mark.parametrize("before", [LAST, FIRST])
 @pytest.mark.parametrize(("width", "after"), [(NARROW, LAST), (WIDE, FIRST)])
 def test_values_stay_and_the_gradient_comes_back_in_the_layout_before(before, width, after):
     x = images(before)
-    out = laid_out(x, width)
+    out = laid_out(x, width, winograd=False)
     assert torch.equal(out, x) and out.is_contiguous(memory_format=after)
     upstream = torch.rand_like(out)
     (grad,) = torch.autograd.grad(out, x, upstream)
@@ -28,14 +32,14 @@ def test_values_stay_and_the_gradient_comes_back_in_the_layout_before(before, wi
 
 def test_what_the_rule_was_not_measured_for_is_left_alone():
     for x in (images(dtype=torch.float64), images().bfloat16(), torch.empty(4, 3, 10, 12, device="meta")):
-        assert laid_out(x, NARROW) is x
+        assert laid_out(x, NARROW, winograd=False) is x
 
 
 def test_torch_func_and_saved_traces_go_through(tmp_path):
     x, conv = images().detach(), torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
 
     def convolved(x):
-        return conv(laid_out(x, NARROW))
+        return conv(laid_out(x, NARROW, winograd=False))
 
     torch.testing.assert_close(torch.func.vmap(convolved)(x[None])[0], conv(x))
     grad = torch.func.grad(lambda x: convolved(x).pow(2).sum())(x)
@@ -46,7 +50,7 @@ def test_torch_func_and_saved_traces_go_through(tmp_path):
 
 def test_a_second_derivative_goes_through():
     x = images()
-    (grad,) = torch.autograd.grad(laid_out(x, NARROW).pow(3).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(laid_out(x, NARROW, winograd=False).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(grad.sum(), x)
     torch.testing.assert_close(second, 6 * x)
 
@@ -60,6 +64,7 @@ def test_a_resnet_with_and_without_the_rule_is_one_function(depth, stem, channel
     for name, dtype in (("rule", torch.float32), ("none", torch.float32), ("exact", torch.float64)):
         encoder = ResNet(depth, bn=BatchNormConfig(), **options)
         initialise(encoder, seed=2)
+        encoder.use_winograd(False)
         encoder.to(dtype).eval().by_rule = name == "rule"
         layouts = []
         for stage in (encoder.layer1, encoder.layer4):

@@ -1,0 +1,148 @@
+// 3x3 convolutions of stride 1: checks, and who does which tiles.
+#include "clead/winograd.h"
+
+#include "clead/buffer.h"
+#include "parallel.h"
+#include "torch_operands.h"
+
+namespace clead {
+namespace {
+
+constexpr int64_t kRegisterRows = 12;     // of the largest register tile; operands are readable up to a multiple of it
+constexpr int64_t kCorrelated = 192;      // tiles whose values and gradients are held at once
+constexpr int64_t kJobsPerThread = 4;     // so many that no thread waits long for the others
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// [N, C, H, W] with the channels innermost.
+template <class T>
+Tiled<T> tiled(T* data, const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) % 16 == 0 && (x.stride(1) == 1 || x.size(1) == 0), name,
+                  " must be [B, C, H, W] with the channels, a multiple of 16, innermost");
+  return {data, x.size(1), x.size(2), x.size(3), x.stride(0), x.stride(2), x.stride(3)};
+}
+
+int64_t tiles(const Tensor& x) { return x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4); }
+
+template <class T>
+Kernel<T> kernel_of(T* data, const Tensor& w, bool turned, const char* name) {
+  STD_TORCH_CHECK(w.dim() == 4 && w.size(2) == 3 && w.size(3) == 3 && w.size(0) % 16 == 0 && w.size(1) % 16 == 0, name,
+                  " must be [K, C, 3, 3] with multiples of 16 channels");
+  if (!turned) return {data, w.size(0), w.size(1), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
+  T* const last = data + 2 * w.stride(2) + 2 * w.stride(3);
+  return {last, w.size(1), w.size(0), w.stride(1), w.stride(0), -w.stride(2), -w.stride(3)};
+}
+
+template <class Body>
+void for_type(const Tensor& x, std::initializer_list<const Tensor*> others, Body&& body) {
+  for (const Tensor* other : others)
+    STD_TORCH_CHECK(other->scalar_type() == x.scalar_type(), "all tensors of a convolution must have one dtype");
+  if (x.scalar_type() == ScalarType::Double) return body.template operator()<double>();
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "the native convolution has float32 and float64");
+  body.template operator()<float>();
+}
+
+// weight at the points; turned: the kernel that takes gradients by the output to those by the input.
+void pack_(Tensor weight, bool turned, Tensor packed) {
+  for_type(weight, {&packed}, [&]<class T>() {
+    const auto kernel = kernel_of(const_data<T>(weight), weight, turned, "weight");
+    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == kPoints * winograd_padded(kernel.out) * kernel.in,
+                    "packed must be contiguous and of 36 x padded channels out x channels in");
+    T* const to = mutable_data<T>(packed);
+    isa();  // may throw, which must not happen on a worker thread
+    parallel_for(winograd_padded(kernel.out) / kColumnBlock, 1, [&](int64_t begin, int64_t end) {
+      CLEAD_ISA_CALL(winograd_pack(kernel, begin * kColumnBlock, std::min(end * kColumnBlock, kernel.out), to));
+    });
+  });
+}
+
+// Jobs are blocks of tiles, of which each is done in parts of the output channels; neighbours share a block.
+struct Plan {
+  Plan(int64_t tiles, int64_t out) {
+    const int64_t wanted = kJobsPerThread * torch::stable::get_num_threads();
+    const int64_t groups = winograd_padded(out) / kColumnBlock;
+    rows = std::min(kTileBlock, round_up(tiles, kRegisterRows));
+    while (rows > kTileBlock / 4 && (tiles + rows - 1) / rows * groups < wanted) rows = round_up(rows / 2, kRegisterRows);
+    blocks = (tiles + rows - 1) / rows;
+    parts = std::min(groups, std::max<int64_t>(1, wanted / std::max<int64_t>(blocks, 1)));
+    columns = (groups + parts - 1) / parts * kColumnBlock;
+    parts = (winograd_padded(out) + columns - 1) / columns;
+  }
+
+  int64_t rows, blocks, parts, columns;
+};
+
+void convolve_(Tensor x, Tensor packed, std::optional<Tensor> bias, Tensor out) {
+  for_type(x, {&packed, &out}, [&]<class T>() {
+    const auto from = tiled(const_data<T>(x), x, "x");
+    const auto to = tiled(mutable_data<T>(out), out, "out");
+    STD_TORCH_CHECK(out.size(0) == x.size(0) && to.height == from.height && to.width == from.width,
+                    "out must have the batch, height and width of x");
+    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == kPoints * winograd_padded(to.channels) * from.channels,
+                    "packed must be a kernel of these channels");
+    STD_TORCH_CHECK(!bias || (bias->is_contiguous() && bias->numel() == to.channels &&
+                              bias->scalar_type() == x.scalar_type()),
+                    "bias must be one number of the dtype of x for each channel of out");
+    const T *const kernel = const_data<T>(packed), *const shift = bias ? const_data<T>(*bias) : nullptr;
+    const int64_t all = tiles(x), in = from.channels;
+    const Plan plan(all, to.channels);
+    isa();
+    parallel_for(plan.blocks * plan.parts, 1, [&](int64_t begin, int64_t end) {
+      const Buffer<T> values(kPoints * plan.rows * in), sums(kPoints * plan.rows * kColumnBlock);
+      for (int64_t job = begin, block = -1; job < end; ++job) {
+        const int64_t first = job / plan.parts * plan.rows, count = std::min(plan.rows, all - first);
+        if (block != job / plan.parts) {
+          block = job / plan.parts;
+          CLEAD_ISA_CALL(winograd_values(from, first, count, values.data(), plan.rows));
+        }
+        const int64_t c = job % plan.parts * plan.columns;
+        CLEAD_ISA_CALL(winograd_multiply(values.data(), plan.rows, in, kernel, shift, c,
+                                         std::min(c + plan.columns, to.channels), sums.data(), to, first, count));
+      }
+    });
+  });
+}
+
+void weight_gradient_(Tensor x, Tensor grad, Tensor grad_weight) {
+  for_type(x, {&grad, &grad_weight}, [&]<class T>() {
+    const auto from = tiled(const_data<T>(x), x, "x");
+    const auto by = tiled(const_data<T>(grad), grad, "grad");
+    const auto to = kernel_of(mutable_data<T>(grad_weight), grad_weight, false, "grad_weight");
+    STD_TORCH_CHECK(grad.size(0) == x.size(0) && by.height == from.height && by.width == from.width &&
+                        to.out == by.channels && to.in == from.channels,
+                    "x, grad and grad_weight must belong to one convolution");
+    const int64_t all = tiles(x), in = from.channels, padded = winograd_padded(to.out);
+    const int64_t rows = std::min(kCorrelated, round_up(all, kRegisterRows)), height = round_up(in, kRegisterRows);
+    const Buffer<T> values(kPoints * rows * in + kRegisterRows), gradients(kPoints * rows * padded);
+    const Buffer<T> sums(kPoints * height * padded);
+    if (all == 0 || padded != by.channels) std::fill(gradients.data(), gradients.data() + gradients.size(), T(0));
+    if (all == 0) std::fill(sums.data(), sums.data() + sums.size(), T(0));
+    isa();
+    // The sums over tiles are those of one thread, in one order: the same for any number of threads.
+    for (int64_t first = 0; first < all; first += rows) {
+      const int64_t count = std::min(rows, all - first);
+      parallel_for((count + kRegisterRows - 1) / kRegisterRows, 1, [&](int64_t begin, int64_t end) {
+        const int64_t t = begin * kRegisterRows, some = std::min(end * kRegisterRows, count) - t;
+        CLEAD_ISA_CALL(winograd_values(from, first + t, some, values.data() + t * in, rows));
+        CLEAD_ISA_CALL(winograd_gradients(by, first + t, some, gradients.data() + t * padded, rows, padded));
+      });
+      parallel_for(kPoints, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p)
+          CLEAD_ISA_CALL(winograd_correlate(values.data() + p * rows * in, in, gradients.data() + p * rows * padded,
+                                            padded, count, sums.data() + p * height * padded, first > 0));
+      });
+    }
+    parallel_for(in, 4, [&](int64_t begin, int64_t end) {
+      CLEAD_ISA_CALL(winograd_unpack(sums.data(), height, to, begin, end));
+    });
+  });
+}
+
+}  // namespace
+}  // namespace clead
+
+STABLE_TORCH_LIBRARY_IMPL(clead, CPU, m) {
+  m.impl("conv3x3_pack_", TORCH_BOX(&clead::pack_));
+  m.impl("conv3x3_packed_", TORCH_BOX(&clead::convolve_));
+  m.impl("conv3x3_weight_gradient_", TORCH_BOX(&clead::weight_gradient_));
+}

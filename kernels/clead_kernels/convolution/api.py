@@ -1,0 +1,122 @@
+"""The front doors of convolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _arguments as arguments
+from .. import dispatch
+from . import native, ops
+
+_MULTIPLE = 16  # of channels, in the native implementation
+_TILES = 16  # from here on the native implementation is the faster one
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: dispatch.Impl = "auto") -> Tensor:
+    """The convolution of a 3x3 kernel with stride 1 and a border of zeros: ``F.conv2d(x, weight, bias, padding=1)``.
+
+    ``y[b, k, i, j] = bias[k] + sum over c, p, q of weight[k, c, p, q] x[b, c, i + p - 1, j + q - 1]``
+
+    Native is Winograd's algorithm F(4x4, 3x3) (Lavin and Gray, "Fast algorithms for convolutional neural networks",
+    CVPR 2016, arXiv:1509.09308): a quarter of the multiplications, and in float32 about twice the rounding error of a
+    direct sum. A value that is not finite makes NaN of the whole tile of 4x4 around it.
+
+    Args:
+        x: [B, C, H, W], float64 or float32, or any dtype that the reference's device convolves; fastest with the
+            channels innermost.
+        weight: [K, C, 3, 3], same dtype and device.
+        bias: [K], same dtype and device, or None.
+        impl: which implementation, see ``explain``. ``"native"`` takes multiples of 16 channels on both sides.
+
+    Returns:
+        [B, K, H, W] with the channels innermost; differentiable, twice as well.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
+        TypeError: a dtype does not fit.
+        NotImplementedError: ``impl`` cannot do it.
+    """
+    _check(x, weight, bias)
+    chosen = dispatch.resolve("conv3x3", impl, device=x.device, dtype=x.dtype, **_features(x, weight))
+    out: Tensor = ops.conv_op(x, weight, bias, chosen)
+    return out
+
+
+def served(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``auto`` takes another implementation than the reference for tensors that fit."""
+    chosen = dispatch.resolve("conv3x3", "auto", device=x.device, dtype=x.dtype, **_features(x, weight))
+    return chosen != "reference"
+
+
+class PackedConv3x3:
+    """A convolution of weights that stay as they are for many passes, and need no gradient: native, packed once.
+
+    The packed weights keep their addresses, so that a compiled or captured pass sees new ones after ``load``.
+
+    Args:
+        weight: [K, C, 3, 3], float64 or float32 on the CPU, K and C multiples of 16.
+        bias: [K] or None.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
+        TypeError: a dtype does not fit.
+        NotImplementedError: the native implementation cannot do it.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        _check(weight, weight, bias)
+        features = {**_features(weight, weight), "tiles": f"{_TILES} or more"}
+        dispatch.resolve("conv3x3", "native", device=weight.device, dtype=weight.dtype, **features)
+        self._shape = weight.shape
+        self._packed, self._turned = native.room(weight, False), native.room(weight, True)
+        self._bias = None if bias is None else torch.empty_like(bias, requires_grad=False)
+        self.load(weight, bias)
+
+    def load(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Take over other weights of the same shape."""
+        if weight.shape != self._shape or (bias is None) != (self._bias is None):
+            raise ValueError(
+                f"weight must be {list(self._shape)}, with a bias {'never' if self._bias is None else 'always'}, "
+                f"got {list(weight.shape)} {'without' if bias is None else 'with'} one"
+            )
+        native.pack(weight.detach(), False, self._packed)
+        native.pack(weight.detach(), True, self._turned)
+        if self._bias is not None and bias is not None:
+            self._bias.copy_(bias.detach())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, K, H, W] with the channels innermost, as ``conv3x3``; differentiable by x."""
+        _check(x, self._packed.new_empty(()).expand(self._shape), None)
+        out: Tensor = ops.packed_op(x, self._packed, self._turned, self._bias, self._shape[0])
+        return out
+
+
+def _features(x: Tensor, weight: Tensor) -> dict[str, str]:
+    channels, (height, width) = weight.shape[:2], x.shape[2:]
+    down, across = (height + 3) // 4, (width + 3) // 4
+    # Where a tile has little to do, what is saved in multiplications is lost in values that nobody asked for.
+    many = x.shape[0] * down * across >= _TILES and 2 * height * width >= 16 * down * across
+    return {
+        "channels": "multiples of 16" if all(count % _MULTIPLE == 0 for count in channels) else "any",
+        "tiles": f"{_TILES} or more" if many else "few",
+    }
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("x", x), ("weight", weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        arguments.check_dense(name, tensor)
+        arguments.check_no_tangent(name, tensor)
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
+        raise ValueError(f"weight must be [K, C, 3, 3], got {list(weight.shape)}")
+    if x.ndim != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, got {list(x.shape)}")
+    arguments.check_together("x", x, "weight", weight)
+    if bias is not None:
+        arguments.check_together("x", x, "bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [{weight.shape[0]}], a number per output channel, got {list(bias.shape)}")
