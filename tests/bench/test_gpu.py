@@ -15,6 +15,7 @@ import torch
 from bench import gpu
 from bench.__main__ import parse
 from bench.gpu_plan import NO_TIME
+from bench.report import goals
 
 pytestmark = pytest.mark.kernels
 
@@ -173,11 +174,12 @@ def test_the_plan(tmp_path):
     without, with_device = (gpu.steps(options, tmp_path, cuda) for cuda in (False, True))
     assert {step.name for step in without if step.skip} == {
         *("nvidia-smi", "test-gpu", "test-gpu-forms", "test-gpu-small"),
-        *("bench-million", "bench-steps", "tune"),
+        *("bench-goals", "bench-million-nt_xent", "bench-million-sup_con", "bench-steps", "tune"),
     }
     assert not any(step.skip for step in with_device)
     names = [step.name for step in with_device]
     assert names[:6] == ["nvidia-smi", "build", "explain", "test-gpu-small", "test-gpu", "bench-quick"]
+    assert names[6:8] == ["bench-goals", "bench-loss"]
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
     assert "gpu and kernels" in gpu_tests and "tests/kernels/test_gpu_contrastive.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
@@ -191,7 +193,9 @@ def test_measuring_steps_take_arguments_that_exist(tmp_path, monkeypatch):
     for step in plan:
         command = step.within(9.3).command
         assert "--minutes" in command and step.minutes < 9.3
-        if step.name != "tune":
+        if step.name == "bench-goals":
+            goals.parse(command[4:])
+        elif step.name != "tune":
             parse(command[3:])
 
 

@@ -201,7 +201,7 @@ def test_inputs_are_the_same_numbers_in_every_dtype_and_every_time():
 
 
 def test_cosines_of_the_data_keep_away_from_the_threshold():
-    case = Loss("nt_xent", 512, classes=10, threshold=0.5)
+    case = Loss("nt_xent", 512, classes=10, rule="threshold")
     x = torch.nn.functional.normalize(case.inputs("cpu", 0).leaves[0].detach().double(), dim=1)
     assert ((x @ x.T - 0.5).abs() > 32 * torch.finfo(torch.float32).eps).all()
 
