@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-COMMANDS = {"report": "tables", "goals": "goals", "predict": "predicted", "tune": "tune"}
+COMMANDS = {"report": "tables", "goals": "goals", "predict": "predicted", "tune": "tune", "gather": "gathered"}
 """Commands beside measuring, and where they live."""
 
 

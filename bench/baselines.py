@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images
+from . import images, rules
 from .cases import SIGMOID_BIAS, Case, Inputs, Loss, Perturb, Similarity
 
 
@@ -32,9 +32,9 @@ def eager_nt_xent(x: Tensor, *, case: Loss, labels: Tensor | None, reduction: st
     x = F.normalize(x, dim=1)
     scores = x @ x.t()
     partner = torch.arange(rows, device=x.device).roll(rows // 2)
-    if case.threshold is not None:
-        # The adaptive false-negative rule: pairs above the threshold leave the denominator, true positives stay.
-        cancelled = scores.detach() > case.threshold
+    if case.rule:
+        # The adaptive false-negative rule: what it finds leaves the denominator, true positives stay.
+        cancelled = rules.cancelled(scores.detach(), case, labels)
         cancelled[torch.arange(rows, device=x.device), partner] = False
         scores = scores.masked_fill(cancelled, -1e5)
     scores = scores / case.temperature

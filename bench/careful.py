@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images
+from . import images, rules
 from .cases import SIGMOID_BIAS, Loss, Similarity
 
 
@@ -21,8 +21,8 @@ def nt_xent(x: Tensor, *, case: Loss, labels: Tensor | None, reduction: str) -> 
     x = F.normalize(x, dim=1) * case.temperature**-0.5
     scores = x @ x.t()
     half = x.shape[0] // 2
-    if case.threshold is not None:
-        cancelled = scores.detach() > case.threshold / case.temperature
+    if case.rule:
+        cancelled = rules.cancelled(scores.detach(), case, labels, 1 / case.temperature)
         cancelled.diagonal(half).fill_(False)
         cancelled.diagonal(-half).fill_(False)
         cancelled.fill_diagonal_(True)

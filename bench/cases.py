@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 SIGMOID_BIAS = -10.0  # what sigmoid_loss has by default
+RULES = ("threshold", "labels", "cuts", "topk")
+THRESHOLD = 0.5
+CUTS = (0.45, 0.55)
+"""Of the first row and of the last one; as the threshold between the cosines of a class and those of others."""
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Inputs(NamedTuple):
-    """Tensors of one case; ``leaves`` get gradients, ``upstream`` is the fixed gradient of the output."""
+    """Tensors of one case; ``leaves`` get gradients, ``upstream`` is the fixed gradient of the output.
+
+    ``labels``: the class of each image; of the rule "cuts" a cosine for each row.
+    """
 
     leaves: tuple[Tensor, ...]
     labels: Tensor | None = None
@@ -26,7 +33,9 @@ class Loss:
     """A contrastive loss, ``reduction="mean"``, forward and backward, normalisation included.
 
     ``rows`` anchors of width ``dim`` against ``columns`` candidates (0 = as many). ``classes`` clusters the data, so
-    that rows of a cluster have a cosine near 0.8 and others near 0: sup_con's labels, or what ``threshold`` cancels.
+    that rows of a cluster have a cosine near 0.8 and others near 0: sup_con's labels, or what ``rule`` cancels. A rule
+    of ``RULES`` cancels negatives of ``nt_xent``: above ``THRESHOLD``, of the same class, above a given cut of the row,
+    or the ``topk`` most similar ones, which are those of the class.
     """
 
     op: str
@@ -36,7 +45,7 @@ class Loss:
     columns: int = 0
     temperature: float = 0.5
     classes: int = 0
-    threshold: float | None = None
+    rule: str = ""
 
     part: ClassVar[str] = "loss"
     modes: ClassVar[tuple[str, ...]] = ("forward", "backward", "full")
@@ -44,8 +53,13 @@ class Loss:
     @property
     def name(self) -> str:
         size = f"n{self.rows}" if not self.columns else f"n{self.rows}x{self.columns}"
-        rule = f"-c{self.classes}" * bool(self.classes) + "-threshold" * (self.threshold is not None)
+        rule = f"-c{self.classes}" * bool(self.classes) + f"-{self.rule}" * bool(self.rule)
         return f"{size}-d{self.dim}-t{self.temperature:g}{rule}-{self.dtype}"
+
+    @property
+    def topk(self) -> int:
+        """Negatives of a row that are of its class, where classes are of one size."""
+        return self.rows // self.classes - 2
 
     @property
     def alone(self) -> bool:
@@ -91,6 +105,8 @@ class Loss:
 
         sets = [torch.cat([view(images) for _ in range(views)])] if self.alone else []
         sets = sets or [view(self.rows), view(self.columns or self.rows)]
+        if self.rule == "cuts":
+            labels = torch.linspace(*CUTS, self.rows)
         upstream = 0.5 + torch.rand((), generator=draw)
         # Rounded to the case's dtype first: a contender in another dtype sees the same numbers.
         leaves = [x.to(DTYPES[self.dtype]).to(device, DTYPES[dtype or self.dtype]).requires_grad_() for x in sets]

@@ -16,7 +16,7 @@ from clead_kernels import dispatch
 from . import baselines, rivals
 from .baselines import Unavailable
 from .careful import CAREFUL
-from .cases import DTYPES, Case, Inputs, Loss, Perturb, Similarity
+from .cases import DTYPES, THRESHOLD, Case, Inputs, Loss, Perturb, Similarity
 
 LAUNCH_BOUND = 4096
 """Up to so many rows the caller's overhead is worth a line of its own."""
@@ -124,11 +124,19 @@ def _our_loss(op: Callable[..., Any], impl: str, case: Loss, inputs: Inputs) -> 
     options: dict[str, Any] = {"temperature": case.temperature, "impl": impl}
     if "labels" in inspect.signature(op).parameters:
         options["labels"] = inputs.labels
-    if case.threshold is not None:
-        options["false_negatives"] = clead_kernels.FalseNegatives(threshold=case.threshold)
+    if case.rule:
+        options["false_negatives"] = _rule(case, inputs)
     if case.op == "instance_margin":
         return partial(_reduced, partial(op, **options))
     return partial(op, **options)
+
+
+def _rule(case: Loss, inputs: Inputs) -> clead_kernels.FalseNegatives:
+    if case.rule == "topk":
+        return clead_kernels.FalseNegatives(topk=case.topk)
+    if case.rule == "labels":
+        return clead_kernels.FalseNegatives(labels=inputs.labels)
+    return clead_kernels.FalseNegatives(threshold=THRESHOLD if case.rule == "threshold" else inputs.labels)
 
 
 def _reduced(rows_of: Callable[..., torch.Tensor], *leaves: torch.Tensor, reduction: str) -> torch.Tensor:

@@ -208,7 +208,7 @@ def closing(outcomes: list[dict[str, object]], out: Path, tar: Path, wheels: Pat
         lines.append(f"no time for the rest, which goes on by: make gpu ARGS='{first}--only {' '.join(again)}'")
     if (out / "results").exists():
         lines += [
-            f"to commit: tar xzf {tar.name} -C bench --strip-components=1 {out.name}/results; python -m bench report;",
+            f"to commit: python -m bench gather {tar.name}; python -m bench report;",
             "  the winners of tune-*.csv into the tables of Triton shapes; python -m clead_kernels.triton_resources;",
             "  the rows of clead_kernels/dispatch.py into the order that was measured; and out of the READMEs what",
             "  git grep -iE 'not yet run on a GPU|never run' finds",

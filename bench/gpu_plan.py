@@ -15,6 +15,8 @@ from .grids import PARTS
 
 MARGIN = 1.5
 """Minutes that a measuring step may take beyond those it is given: it ends with the case it is at."""
+LARGEST = "262144"
+"""Rows of a loss: of more, one sample takes longer than the others' minutes, and each has a step of its own."""
 WORKERS = 16
 """Processes of GPU tests at once, at most: they compile most of the time, and what a bad kernel breaks is one's own."""
 
@@ -70,8 +72,8 @@ def steps(options: argparse.Namespace, out: Path, cuda: bool) -> list[Step]:
     found = by_step(marked("kernels", "gpu"))
     gpu_tests = [tests(name, "gpu and kernels", files, 4, skip=no_device) for name, files in found.items()]
     measured = {step.name: step for step in measuring(options, out, here, no_device, path)}
-    first = [measured.pop(name) for name in ("bench-quick", "bench-loss") if name in measured]
-    last = [measured.pop(name) for name in ("bench-compile", "bench-million") if name in measured]
+    first = [measured.pop(name) for name in ("bench-quick", "bench-goals", "bench-loss") if name in measured]
+    last = [measured.pop(name) for name in list(measured) if name.startswith(("bench-compile", "bench-million"))]
     plan = [
         Step("nvidia-smi", ["nvidia-smi", "-q"], 0.5, skip=no_device),
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 6),
@@ -97,17 +99,19 @@ def measuring(options: argparse.Namespace, out: Path, device: str, no_device: st
     plan = []
 
     def add(name: str, arguments: list[str], skip: str = "", minutes: float = options.minutes) -> None:
-        results = [] if "tune" in arguments else ["--device", device, "--json", str(out / f"{name}.json")]
-        command = [sys.executable, "-m", "bench", *arguments, *results, "--csv", str(out / "results")]
+        rows = ["--json", str(out / f"{name}.json")] if arguments[0] not in ("tune", "goals") else []
+        where = ["--device", device] if arguments[0] != "tune" else []
+        command = [sys.executable, "-m", "bench", *arguments, *where, *rows, "--csv", str(out / "results")]
         plan.append(Step(name, command, minutes + MARGIN, path, skip, 1.0 + MARGIN, measures=True))
 
     wanted = options.parts or [*PARTS, "steps"]
     parts = [part for part in wanted if part != "steps"]
     if parts:
         add("bench-quick", [*parts, "--quick"], minutes=min(options.minutes, 1.0))
+    if set(parts) == set(PARTS):
+        add("bench-goals", ["goals", "--measure", "--rows", LARGEST], no_device)
     for part in parts:
-        # Above a quarter of a million rows one sample takes longer than the others' minutes.
-        add(f"bench-{part}", [part, "--skip", "compile,compile_graph", "--rows", "262144"])
+        add(f"bench-{part}", [part, "--skip", "compile,compile_graph", "--rows", LARGEST])
     if "loss" in parts:
         add("tune", ["tune"], no_device)
     if "steps" in wanted:
@@ -115,8 +119,9 @@ def measuring(options: argparse.Namespace, out: Path, device: str, no_device: st
     if parts:
         add("bench-compile", [*parts, "--impl", "compile,compile_graph", "--rows", "65536"])
     if "loss" in parts:
-        million = ["loss", "--case", "nt_xent/n1048576", "--impl", "triton", "--clock", "graph"]
-        add("bench-million", million, no_device)
+        for op in ("nt_xent", "sup_con"):
+            million = ["loss", "--case", f"{op}/n1048576", "--impl", "triton", "--clock", "graph"]
+            add(f"bench-million-{op}", million, no_device)
     return plan
 
 

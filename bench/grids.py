@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from .cases import Case, Loss, Perturb, Similarity
+from .cases import RULES, Case, Loss, Perturb, Similarity
 
 PARTS = ("loss", "perturb", "similarity")
 HALVES = ("bf16", "fp16")
@@ -36,7 +36,7 @@ def _quick() -> list[Case]:
         Similarity("similarity_topk", 256, 8192, k=10),
         Loss("sup_con", 1000, classes=10, temperature=0.1),
         Loss("info_nce", 256, columns=2048, temperature=0.1),
-        Loss("nt_xent", 512, temperature=0.1, classes=10, threshold=0.5),
+        Loss("nt_xent", 512, temperature=0.1, classes=10, rule="threshold"),
         Similarity("similarity", 512, 512),
         Loss("clip_loss", 512, temperature=0.07),
         Loss("sigmoid_loss", 512, temperature=0.1),
@@ -56,9 +56,14 @@ def _losses(cuda: bool) -> list[Case]:
     cases += [Loss("nt_xent", 4096, dim=dim, dtype=dtype) for dim in (64, 512) for dtype in ("fp32", "bf16")]
     cases += [Loss("nt_xent", 16384, dim=dim, dtype="bf16") for dim in (256, 512, 1024)] if cuda else []
     cases += [Loss("nt_xent", 4096, temperature=t, dtype="bf16") for t in (0.07, 0.1)]
+    for n in (4096, 16384) if cuda else (4096,):
+        cases += [masked(n), *(masked(n, rule) for rule in RULES)]
+    # The sizes of the goals; of one million rows, as of NT-Xent's, the memory.
+    cases += [Loss("sup_con", n, temperature=0.1, dtype="bf16", classes=100) for n in (1024, 16384, 1048576) if cuda]
+    cases += [Loss("sup_con", n, temperature=0.1, classes=100) for n in (1024, 8192, 16384) if not cuda]
     large = 65536 if cuda else 8192
     for dtype in ("fp32", "bf16"):
-        cases += [Loss("nt_xent", n, temperature=0.1, dtype=dtype, classes=100, threshold=0.5) for n in (1024, 4096)]
+        cases += [Loss("nt_xent", n, temperature=0.1, dtype=dtype, classes=100, rule="threshold") for n in (1024, 4096)]
         cases += [Loss("sup_con", 4096, temperature=0.1, dtype=dtype, classes=classes) for classes in (10, 100, 1000)]
         cases += [
             Loss("info_nce", 4096, temperature=0.1, dtype=dtype),
@@ -67,13 +72,19 @@ def _losses(cuda: bool) -> list[Case]:
             Loss("sigmoid_loss", 4096, temperature=0.1, dtype=dtype),
         ]
     cases += [
-        Loss("nt_xent", large, temperature=0.1, dtype="bf16", classes=100, threshold=0.5),
+        Loss("nt_xent", large, temperature=0.1, dtype="bf16", classes=100, rule="threshold"),
         Loss("sup_con", large, temperature=0.1, dtype="bf16", classes=100),
         Loss("clip_loss", 16384, temperature=0.07, dtype="bf16"),
         Loss("instance_margin", 4096),  # in bfloat16 eager takes another one for the most similar candidate
     ]
     # Added memory without the 4 GB matrix; on a CPU eager needs minutes and more memory than most have.
     return cases if cuda else [*cases, Loss("nt_xent", 32768)]
+
+
+def masked(rows: int, rule: str = "") -> Loss:
+    """NT-Xent in bfloat16 with a rule; of the top-k rule 14 negatives a row."""
+    classes = 0 if not rule else rows // 16 if rule == "topk" else 100
+    return Loss("nt_xent", rows, temperature=0.1, dtype="bf16", classes=classes, rule=rule)
 
 
 def _perturbations(cuda: bool) -> list[Case]:
@@ -109,7 +120,7 @@ def _full() -> list[Case]:
     cases += [Loss("nt_xent", n, dim=d, dtype=dtype) for n, d, dtype in product((1000, 4096, 16384), widths, kinds)]
     for n, t, dtype in product((1000, 1024, 4096, 16384, 65536), (0.07, 0.1, 0.5), kinds):
         cases.append(Loss("nt_xent", n, temperature=t, dtype=dtype))
-        cases.append(Loss("nt_xent", n, temperature=t, dtype=dtype, classes=100, threshold=0.5))
+        cases.append(Loss("nt_xent", n, temperature=t, dtype=dtype, classes=100, rule="threshold"))
         classes = [count for count in (10, 100, 1000) if 2 * count <= n]  # two images of each at least
         cases += [Loss("sup_con", n, temperature=t, dtype=dtype, classes=count) for count in classes]
         cases += [Loss(op, n, temperature=t, dtype=dtype) for op in ("info_nce", "clip_loss", "sigmoid_loss")]

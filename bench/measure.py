@@ -78,6 +78,9 @@ def _timed(case: Case, setting: Setting, entries: list[Entry], gate: Gate, clock
             entry.work.reset()
             name = entry.contender.impl
             runs[name], notes[name] = _graphed(entry, case, gate) if clock == "graph" else (entry.work, "")
+    # Beside the memory of all graphs, who has none may not fit any more: that must not end the run.
+    reasons = {name: why for name, note in notes.items() if note and (why := _refused(runs[name]))}
+    runs = {name: run for name, run in runs.items() if name not in reasons}
     fewest = 3 if options.quick else 5
     ticks: timing.Clock = _wall(options.device) if clock == "wall" else timing.DeviceClock()
     samples = timing.interleave(runs, ticks, seconds=seconds, fewest=fewest)
@@ -92,8 +95,8 @@ def _timed(case: Case, setting: Setting, entries: list[Entry], gate: Gate, clock
         shared["clock"] = "device" if note else clock
         shared |= {"auto": impl == auto, "command": _command(case, options, impl, clock)}
         shared |= _machine_columns(entry.contender, case, setting.machine)
-        if entry.work is None:
-            found.append(_row({**shared, "mode": "full"}))
+        if entry.work is None or impl in reasons:
+            found.append(_row({**shared, "mode": "full", "reason": reasons.get(impl) or entry.reason}))
             continue
         for mode, summary in summaries[impl].items():
             times = {"p50_ms": summary.p50, "p20_ms": summary.p20, "p80_ms": summary.p80, "min_ms": summary.min}
@@ -159,6 +162,19 @@ def _graphed(entry: Entry, case: Case, gate: Gate) -> tuple[timing.Timed, str]:
     except Exception as error:  # whoever waits for the device, or allocates outside torch, cannot be captured
         torch.cuda.synchronize()
         return entry.work, f"no graph: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
+
+
+def _refused(run: timing.Timed) -> str:
+    """Why ``run`` has no memory now; empty if it has."""
+    try:
+        run.reset()
+        for stage in run.stages:
+            stage()
+    except torch.OutOfMemoryError as error:
+        return f"no memory beside the graphs of the others: {str(error).splitlines()[0]}"[:300]
+    finally:
+        run.reset()
+    return ""
 
 
 def _wall(device: str) -> timing.WallClock:

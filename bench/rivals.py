@@ -134,7 +134,7 @@ def linear(name: str, case: Case, inputs: Inputs) -> Callable[..., Any]:
     function, package, need = LINEAR[name]
     if case.op in ("sigmoid_loss", "instance_margin"):
         raise Unavailable(f"{case.op} is no cross-entropy")
-    if case.threshold is not None:
+    if case.rule:
         raise Unavailable("it cannot leave out false negatives")
     _installed(package)
     met = inputs.leaves[0].is_cuda if package else hasattr(F, "linear_cross_entropy")
@@ -148,7 +148,7 @@ def pairs(case: Case, inputs: Inputs) -> Callable[..., Any]:
     assert isinstance(case, Loss)
     if case.op not in ("nt_xent", "sup_con", "info_nce"):
         raise Unavailable(f"has no {case.op}")
-    if case.threshold is not None:
+    if case.rule:
         raise Unavailable("it cannot leave out false negatives")
     if case.op != "sup_con" and case.rows * case.pairs > CUBIC and not inputs.leaves[0].is_cuda:
         raise Unavailable("pairs every positive with every negative: too slow on a CPU for so many rows")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cases import SIGMOID_BIAS, Inputs, Loss, Perturb, Similarity
+from .cases import SIGMOID_BIAS, THRESHOLD, Inputs, Loss, Perturb, Similarity
 
 BLOCK = {"cpu": 2**22, "cuda": 2**28}
 """Pairs held at once; a device with little to do per launch takes many."""
@@ -44,8 +44,8 @@ def _rows(case: Loss, a: Tensor, b: Tensor, start: int, stop: int, labels: Tenso
         positive = row == column
     cosine = a[start:stop] @ b.T
     excluded = itself
-    if case.threshold is not None:
-        excluded = itself | ((cosine.detach() > case.threshold) & ~positive)
+    if case.rule:
+        excluded = itself | (_found(case, cosine.detach(), itself | positive, row, column, labels) & ~positive)
     logits = cosine / case.temperature
     if case.op == "sigmoid_loss":
         logits = logits + SIGMOID_BIAS
@@ -54,6 +54,19 @@ def _rows(case: Loss, a: Tensor, b: Tensor, start: int, stop: int, labels: Tenso
         return logits.masked_fill(positive, -torch.inf).amax(1) - (logits * positive).sum(1)
     pulled = (logits * positive).sum(1) / positive.sum(1)
     return logits.masked_fill(excluded, -torch.inf).logsumexp(1) - pulled
+
+
+def _found(case: Loss, cosine: Tensor, never: Tensor, row: Tensor, column: Tensor, labels: Tensor | None) -> Tensor:
+    """What the rule of a case finds."""
+    if case.rule == "threshold":
+        return cosine > THRESHOLD
+    assert labels is not None
+    if case.rule == "cuts":
+        return cosine > labels[row].double()
+    if case.rule == "labels":
+        return labels[row % len(labels)] == labels[column % len(labels)]
+    negatives = cosine.masked_fill(never, -torch.inf)
+    return negatives >= negatives.sort(dim=1, descending=True).values[:, case.topk - 1 : case.topk]
 
 
 def similarity(case: Similarity, inputs: Inputs) -> tuple[Tensor, list[Tensor]]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip's rates per second. H200: copy and half products as measured elsewhere; L2 of both is an estimate."""
+    """A chip's rates per second. H200: copy and half products as measured elsewhere; L2 of both is an estimate.
+
+    ``narrow``: part of the products' rate that tiles of fewer than ``WIDE`` rows reach, which cannot be wgmma's.
+    """
 
     name: str
     capability: int
@@ -17,11 +20,21 @@ class Chip:
     copy: float
     l2: float
     shared: int
+    narrow: float = 1.0
 
 
+WIDE = 64
 CHIPS = (
     Chip(
-        "H200", 90, 132, 1.755e9, {"bf16": 790e12, "fp16": 790e12, "tf32": 395e12, "fp32": 67e12}, 4.3e12, 5.5e12, 228
+        "H200",
+        90,
+        132,
+        1.755e9,
+        {"bf16": 790e12, "fp16": 790e12, "tf32": 395e12, "fp32": 67e12},
+        4.3e12,
+        5.5e12,
+        228,
+        0.63,
     ),
     Chip(
         "A100", 80, 108, 1.41e9, {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12}, 2.04e12, 4e12, 164

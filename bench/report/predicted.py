@@ -5,7 +5,8 @@ chips, what ``triton_resources.csv`` says of the kernel (registers, spills, shar
 the largest of four times:
 
 - products: executed operations, at the chip's rate, on the processors that have a program, rounded up to whole rounds
-  of programs; with fewer than eight warps a processor to hide latency, proportionally slower;
+  of programs; with fewer than eight warps a processor to hide latency, proportionally slower; on sm_90 tiles of fewer
+  than 64 rows compile to mma.sync, not to wgmma, and reach 63% of the rate of halves (arXiv:2402.13499);
 - exponentials: 16 a clock and processor, one for each pair;
 - L2: every program reads its share of the other side, and where there are several shares (``_shares`` in the
   kernels), what comes of each is written and read once more, with one more launch;
@@ -13,7 +14,8 @@ the largest of four times:
 
 A launch is 2 microseconds. Issue slots, bank conflicts, latencies and the host are not in it, so real times are longer.
 The line is the larger of the operations that eager's products need and the bytes that the case must move, at the
-chip's rates.
+chip's rates. ``products_us`` is the time of eager's products alone, each the larger of its operations and of writing or
+reading the matrix of pairs: less than what the line ``products`` will measure.
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ from clead_kernels._shares import LEAST, occupies, share_out
 from ..cases import DTYPES, Case, Loss, Perturb, Similarity
 from ..grids import grid
 from ..table import milliseconds
-from .chips import CHIPS, Chip, resident
+from .chips import CHIPS, WIDE, Chip, resident
 
 RESULTS = Path(__file__).parents[1] / "results"
 LAUNCH = 2e-6
 HIDING = 8
 """Warps of a processor that hide the latency of products."""
-SHARED = {"forward": LEAST, "backward": LEAST, "topk": 2}
+SHARED = {"forward": LEAST, "backward": LEAST, "cut": LEAST, "topk": 2}
 """Kernels whose programs may share the other side: the least tiles of a share."""
+HELD = (16, 64, 256)
+"""Cosines of a row that a search may hold."""
 
 
 class Pass(NamedTuple):
@@ -65,8 +69,9 @@ def passes(case: Loss | Similarity, limits: dict[str, int]) -> tuple[list[Pass],
         return _similarity(case, first, second)
     if case.op == "instance_margin":
         return [Pass("hardest", "plain", "index", case.rows, columns, (first,))], 5
-    masks = "rules" if case.threshold is not None else "plain"
-    if max(case.rows, columns) <= limits["small rows"] and case.dim <= limits["small width"]:
+    masks = "rules" if case.rule else "plain"
+    searched = case.rule == "topk"
+    if max(case.rows, columns) <= limits["small rows"] and case.dim <= limits["small width"] and not searched:
         plain = "two views" if masks == "plain" else "labels"
         both = 2 if case.op == "clip_loss" else 1
         forward = Pass(
@@ -86,13 +91,21 @@ def passes(case: Loss | Similarity, limits: dict[str, int]) -> tuple[list[Pass],
         Pass(kernel, masks, variant, own, columns if own == case.rows else case.rows, rates)
         for kernel, variant, own, rates in sides
     ]
+    if searched:
+        return [Pass("cut", "rules", f"up to k = {_held(case) - 1}", case.rows, columns, (first,)), *found], 7
     return (found * 2, 18) if case.op == "clip_loss" else (found, 6 if case.alone else 9)
+
+
+def _held(case: Loss | Similarity) -> int:
+    """Cosines of a row that a search holds: of the top-k rule one more than asked for."""
+    if isinstance(case, Loss) and case.rule != "topk":
+        return 0
+    return next(k for k in HELD if k >= (case.k if isinstance(case, Similarity) else case.topk + 1))
 
 
 def _similarity(case: Similarity, first: str, second: str) -> tuple[list[Pass], int]:
     if case.k:
-        held = next(k for k in (16, 64, 256) if case.k <= k)
-        return [Pass("topk", "plain", f"up to k = {held}", case.rows, case.columns, (first,))], 4
+        return [Pass("topk", "plain", f"up to k = {_held(case)}", case.rows, case.columns, (first,))], 4
     return [
         Pass("similarity", "plain", "temperature on the device", case.rows, case.columns, (first,)),
         Pass("similarity_backward", "plain", "of a", case.rows, case.columns, (second,)),
@@ -109,15 +122,16 @@ def predict(resources: list[dict[str, str]], limits: dict[str, int]) -> Iterator
                 yield shared | _moved(case, chip)
                 continue
             planned = passes(case, limits)
+            lines = {"line_us": 1e6 * _line(case, chip), "products_us": 1e6 * _products(case, chip)}
             if planned is None:
-                yield shared | {"kernel": "none: reference runs", "line_us": 1e6 * _line(case, chip)}
+                yield shared | {"kernel": "none: reference runs"} | lines
                 continue
             found, launches = planned
             for number, one in enumerate(found):
                 took = _one(one, case, chip, _row(resources, one, case, chip))
                 rest = took.pop("launches") + (launches - len(found) if number == 0 else 0)
                 took["predicted_us"] = 1e6 * (max(took.pop("times").values()) + LAUNCH * rest)
-                yield shared | took | {"line_us": 1e6 * _line(case, chip) if number == 0 else ""}
+                yield shared | took | (lines if number == 0 else {})
 
 
 def _row(resources: list[dict[str, str]], one: Pass, case: Loss | Similarity, chip: Chip) -> dict[str, str]:
@@ -148,10 +162,12 @@ def _one(one: Pass, case: Loss | Similarity, chip: Chip, row: dict[str, str]) ->
     busy = programs / (rounds * chip.processors)
     hidden = min(1.0, min(blocks, rounds) * int(row["warps"]) / HIDING)
     pairs, size = one.own * one.other, DTYPES[case.dtype].itemsize
-    work = [2.0 * pairs * case.dim / chip.products[rate] for rate in one.rates]
-    exps = 0 if one.kernel.startswith(("similarity", "topk", "hardest")) else pairs
+    part = chip.narrow if int(row["block_m"]) < WIDE and case.dtype != "fp32" else 1.0
+    work = [2.0 * pairs * case.dim / (part * chip.products[rate]) for rate in one.rates]
+    exps = 0 if one.kernel.startswith(("similarity", "topk", "hardest", "cut")) else pairs
     matrix = pairs * size if one.kernel.startswith("similarity") else 0
-    left = {"forward": 8, "backward": case.dim, "topk": 2 * case.k if isinstance(case, Similarity) else 0}
+    found = 2 * case.k if isinstance(case, Similarity) else _held(case)
+    left = {"forward": 8, "backward": case.dim, "topk": found, "cut": found}
     between = 2 * 4 * left[one.kernel] * one.own * shares if shares > 1 else 0
     times = {
         "products": sum(work) / busy / hidden,
@@ -161,21 +177,23 @@ def _one(one: Pass, case: Loss | Similarity, chip: Chip, row: dict[str, str]) ->
     }
     slowest = max(times, key=lambda name: times[name])
     tile = "x".join(row[name] for name in ("block_m", "block_n", "block_k"))
-    found = {
-        "kernel": f"{one.kernel} {one.variant}",
-        "tile": tile,
-        "warps": row["warps"],
-        "registers": row["registers"],
-    }
-    found |= {"spills": row["spills"], "shared": row["shared"], "blocks": blocks, "programs": programs}
+    told = {"kernel": f"{one.kernel} {one.variant}", "tile": tile, "warps": row["warps"], "registers": row["registers"]}
+    told |= {"spills": row["spills"], "shared": row["shared"], "blocks": blocks, "programs": programs}
     limit = slowest if max(times.values()) > LAUNCH else "launch"
-    found |= {"executed": 2.0 * pairs * case.dim * len(one.rates), "limited_by": limit, "times": times}
-    return {**found, "launches": 1 + (shares > 1 and one.kernel != "topk")}
+    told |= {"executed": 2.0 * pairs * case.dim * len(one.rates), "limited_by": limit, "times": times}
+    return {**told, "launches": 1 + (shares > 1 and one.kernel != "topk")}
 
 
 def _line(case: Case, chip: Chip) -> float:
     """Seconds of the operations that eager's products need, or of the case's bytes."""
     return max(case.flops("full") / chip.products[case.dtype], case.bytes("full") / chip.copy)
+
+
+def _products(case: Loss | Similarity, chip: Chip) -> float:
+    """Seconds of eager's products alone, which hold the matrix."""
+    one = 2.0 * case.pairs * case.dim
+    count = case.flops("full") / one
+    return count * max(one / chip.products[case.dtype], case.pairs * DTYPES[case.dtype].itemsize / chip.copy)
 
 
 def _moved(case: Perturb, chip: Chip) -> dict[str, Any]:
@@ -185,7 +203,7 @@ def _moved(case: Perturb, chip: Chip) -> dict[str, Any]:
 
 
 FIELDS = ("chip", "op", "case", "kernel", "tile", "warps", "registers", "spills", "shared", "blocks", "programs")
-FIELDS += ("executed", "line_us", "predicted_us", "limited_by")
+FIELDS += ("executed", "line_us", "products_us", "predicted_us", "limited_by")
 
 
 def short(rows: list[dict[str, str]]) -> list[list[str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .. import ROOT, rows
 from ..table import milliseconds
-from . import goals, predicted
+from . import foretold, goals, predicted
+from .chips import CHIPS
 from .latest import Latest, load, number
 
 RESULTS = ROOT / "bench" / "results"
@@ -110,14 +111,16 @@ def steps(folder: Path) -> str:
     return markdown(cells, left=3)
 
 
-def asked(machines: list[Latest]) -> str:
-    """Both lists of goals, on the machines that have rows for them."""
+def asked(machines: list[Latest], predictions: list[dict[str, str]]) -> str:
+    """Both lists of goals, on the machines that have rows for them; what the first chip is predicted to reach."""
     on_cuda = [m for m in machines if m.cases("graph")]
     text = []
     for machine in [m for m in machines if m not in on_cuda][:1] or [None]:
         text.append(markdown([goals.HEAD, *goals.lines(machine, goals.cpu_goals())], left=2))
+    chip = foretold.machine(predictions, CHIPS[0])
+    head = [*goals.HEAD[:3], f"{chip.name} predicted", *goals.HEAD[3:]]
     for machine in on_cuda or [None]:
-        text.append(markdown([goals.HEAD, *goals.lines(machine, goals.cuda_goals())], left=2))
+        text.append(markdown([head, *goals.lines(machine, goals.cuda_goals(), chip)], left=2))
     return "\n\n".join(text)
 
 
@@ -125,19 +128,19 @@ def blocks() -> dict[str, str]:
     """What stands between the markers of each name."""
     machines = load(RESULTS)
     with (RESULTS / "predicted.csv").open(newline="") as file:
-        foretold = list(csv.DictReader(file))
+        predictions = list(csv.DictReader(file))
     return {
         "results": results(machines),
         "summary": summary(machines),
         "steps": steps(RESULTS),
-        "goals": asked(machines),
-        "predicted": markdown(predicted.short(_of_bfloat16(foretold)), left=2),
+        "goals": asked(machines, predictions),
+        "predicted": markdown(predicted.short(_of_bfloat16(predictions)), left=2),
     }
 
 
-def _of_bfloat16(foretold: list[dict[str, str]]) -> list[dict[str, str]]:
+def _of_bfloat16(predictions: list[dict[str, str]]) -> list[dict[str, str]]:
     """What a page has room for, operator by operator; the file has everything."""
-    return sorted((row for row in foretold if row["case"].endswith("-bf16")), key=lambda row: row["op"])
+    return sorted((row for row in predictions if row["case"].endswith("-bf16")), key=lambda row: row["op"])
 
 
 def filled(text: str, made: dict[str, str]) -> str:

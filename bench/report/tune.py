@@ -58,7 +58,7 @@ def entries(tables: dict[str, dict[Key, Any]], widths: list[int], dtypes: list[s
         for key in tables[file]:
             _, masks, width, dtype = key
             if width in widths and dtype in dtypes:
-                rule = {"classes": 100, "threshold": 0.5, "temperature": 0.1} if masks == "rules" else {}
+                rule = {"classes": 100, "rule": "threshold", "temperature": 0.1} if masks == "rules" else {}
                 case = Loss("nt_xent", sizes[file][which], dim=width, dtype=KINDS[dtype], **rule)
                 yield Entry(file, key, which, case)
 

@@ -12,7 +12,7 @@ from .augment import triton as augmentation
 from .augment.steps import NAMES
 from .augment.triton_kernels import augment_kernel, mean_kernel
 from .contrastive.triton_backward import backward_kernel
-from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SECOND, TABLE, config
+from .contrastive.triton_configs import FORMS, HARDEST, SEARCH, SEARCH_MANY, SECOND, TABLE, config
 from .contrastive.triton_division import CLOSE, GATHER, MERGE
 from .contrastive.triton_forward import close_kernel, forward_kernel
 from .contrastive.triton_gradient import gather_kernel
@@ -137,7 +137,8 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         if kernel.endswith("close"):
             yield kernel, masks, variant, 128, "float32", CLOSE
     for (k, dtype), shape in SEARCH.items():
-        yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, shape
+        for one in filter(None, (shape, SEARCH_MANY.get((k, dtype)))):
+            yield "cut", "rules", f"up to k = {k - 1}", 128, dtype, one
         if dtype == "float32":
             yield "cut_merge", "rules", f"up to k = {k - 1}", 128, dtype, MERGE
     for dtype, shape in HARDEST.items():
@@ -148,7 +149,8 @@ def cases() -> Iterator[tuple[str, str, str, int, str, Config]]:
         yield "similarity_backward", "plain", "of a", width, dtype, shape
         yield "similarity_backward", "plain", "of b", width, dtype, shape
     for (k, dtype), shape in similarity_configs.TOPK.items():
-        yield "topk", "plain", f"up to k = {k}", 128, dtype, shape
+        for one in filter(None, (shape, similarity_configs.TOPK_MANY.get((k, dtype)))):
+            yield "topk", "plain", f"up to k = {k}", 128, dtype, one
         if dtype == "float32":
             yield "topk_merge", "plain", f"up to k = {k}", 128, dtype, similarity_configs.MERGE
     for variant, names in _ORDERS.items():

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.kernels
 
 LOSSES = [
     Loss("nt_xent", 34, dim=8),
-    Loss("nt_xent", 34, dim=16, classes=3, threshold=0.5),
+    Loss("nt_xent", 34, dim=16, classes=3, rule="threshold"),
+    *(Loss("nt_xent", 32, dim=16, classes=4, rule=rule) for rule in ("labels", "cuts", "topk")),
     Loss("sup_con", 33, dim=8, classes=3),
     Loss("info_nce", 9, dim=8, columns=31, temperature=0.2),
     Loss("clip_loss", 21, dim=8, temperature=0.2),

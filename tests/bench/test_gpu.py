@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from bench import gpu
+from bench.__main__ import main as bench
 from bench.__main__ import parse
 from bench.gpu_plan import NO_TIME
+from bench.report import goals
 
 pytestmark = pytest.mark.kernels
 
@@ -109,16 +111,28 @@ gpu.main(["--out", {str(tmp_path)!r}])
     assert "waiting" in unpacked(tmp_path)["second.log"]
 
 
-def test_results_are_said_to_be_committed(planned, tmp_path, capsys):
-    out = "import os, pathlib, sys; (max(pathlib.Path(sys.argv[1]).glob('clead-*')) / 'results/x').mkdir(parents=True)"
-    planned(gpu.Step("measure", [*python(out), str(tmp_path)], 1))
-    assert gpu.main(["--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    (tar,) = tmp_path.glob("*.tar.gz")
-    command = next(line for line in said.splitlines() if "tar xzf" in line).partition("commit: ")[2].partition(";")[0]
-    (tmp_path / "bench").mkdir()
-    subprocess.run(command.split(), cwd=tmp_path, check=True)
-    assert (tmp_path / "bench" / "results" / "x").is_dir() and tar.name in said
+def test_results_of_several_runs_are_put_together(planned, tmp_path, capsys):
+    """Two runs write the same files: nothing of the first is lost, and nothing counts twice."""
+    write = (
+        "import pathlib, sys; folder = max(pathlib.Path(sys.argv[1]).glob('clead-*')) / 'results' / 'chip';"
+        "folder.mkdir(parents=True); (folder / 'nt_xent.csv').write_text('case,ms\\n' + sys.argv[2] + '\\n')"
+    )
+    tars = []
+    for run, row in enumerate(("n512,1", "n1024,2")):
+        out = tmp_path / str(run)
+        planned(gpu.Step("measure", [*python(write), str(out), row], 1))
+        assert gpu.main(["--out", str(out)]) == 0
+        tars += out.glob("*.tar.gz")
+        assert f"python -m bench gather {tars[-1].name}" in capsys.readouterr().out
+    here = tmp_path / "results"
+    for _ in range(2):
+        assert bench(["gather", *map(str, tars), "--csv", str(here)]) == 0
+        assert (here / "chip" / "nt_xent.csv").read_text() == "case,ms\nn512,1\nn1024,2\n"
+    (here / "chip" / "nt_xent.csv").write_text("other\n")
+    assert bench(["gather", str(tars[0]), "--csv", str(here)]) == 2
+    assert "has other columns" in capsys.readouterr().err
+    assert bench(["gather", str(here / "chip" / "nt_xent.csv"), "--csv", str(here)]) == 2
+    assert "is no tar of bench.gpu" in capsys.readouterr().err
 
 
 def test_a_step_that_hangs_is_stopped_with_its_children(tmp_path):
@@ -173,11 +187,12 @@ def test_the_plan(tmp_path):
     without, with_device = (gpu.steps(options, tmp_path, cuda) for cuda in (False, True))
     assert {step.name for step in without if step.skip} == {
         *("nvidia-smi", "test-gpu", "test-gpu-forms", "test-gpu-small"),
-        *("bench-million", "bench-steps", "tune"),
+        *("bench-goals", "bench-million-nt_xent", "bench-million-sup_con", "bench-steps", "tune"),
     }
     assert not any(step.skip for step in with_device)
     names = [step.name for step in with_device]
     assert names[:6] == ["nvidia-smi", "build", "explain", "test-gpu-small", "test-gpu", "bench-quick"]
+    assert names[6:8] == ["bench-goals", "bench-loss"]
     gpu_tests = next(step for step in with_device if step.name == "test-gpu").command
     assert "gpu and kernels" in gpu_tests and "tests/kernels/test_gpu_contrastive.py" in gpu_tests
     assert not any(name.startswith("tests/data") for name in gpu_tests)
@@ -191,7 +206,9 @@ def test_measuring_steps_take_arguments_that_exist(tmp_path, monkeypatch):
     for step in plan:
         command = step.within(9.3).command
         assert "--minutes" in command and step.minutes < 9.3
-        if step.name != "tune":
+        if step.name == "bench-goals":
+            goals.parse(command[4:])
+        elif step.name != "tune":
             parse(command[3:])
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from bench import rows
 from bench.__main__ import main
-from bench.report import goals, latest, plots, predicted, tables, tune
+from bench.contenders import contenders
+from bench.grids import grid
+from bench.report import foretold, goals, latest, plots, predicted, tables, tune
 from bench.report.chips import CHIPS, resident
 
 pytestmark = pytest.mark.kernels
@@ -66,13 +68,13 @@ def test_a_table_of_steps(results):
 
 
 def test_goals_of_known_rows(results, capsys):
-    assert main(["goals", "--results", str(results), "--device", "cpu", "--threads", "2"]) == 0
+    assert main(["goals", "--csv", str(results), "--device", "cpu", "--threads", "2"]) == 0
     lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
     assert [CASE, "eager fp32", ">= 6 x", "7.5 x", "yes"] in lines
     assert [CASE, "three products", ">= 1.7 x", "2.5 x", "yes"] in lines
     assert any(line[0] == goals.nt_xent(8192, "fp32") and line[-1] == "not measured" for line in lines)
     rows.append_csv(results, [row("native", 12.0)])
-    main(["goals", "--results", str(results), "--device", "cpu", "--threads", "2"])
+    main(["goals", "--csv", str(results), "--device", "cpu", "--threads", "2"])
     assert "5 x" in (text := capsys.readouterr().out) and "NO" in text
 
 
@@ -83,11 +85,47 @@ def test_hardware_that_is_not_here_is_no_goal_missed(results):
     assert {line[-1] for line in goals.lines(machine, goals.cpu_goals()) if line[0] == case} == {"needs AMX, not here"}
 
 
-def test_cases_of_goals_exist():
-    from bench.grids import grid
-
+def test_cases_of_goals_exist_and_so_do_those_who_run_them():
     for cuda, asked in ((False, goals.cpu_goals()), (True, goals.cuda_goals())):
-        assert {goal.case for goal in asked} <= {f"{case.op}/{case.name}" for case in grid(False, cuda)}
+        cases = {f"{case.op}/{case.name}": case for case in grid(False, cuda)}
+        for name, impls in goals.wanted(asked).items():
+            assert set(impls) <= {contender.impl for contender in contenders(cases[name])}, name
+
+
+def test_what_the_goals_want_is_measured_once_and_in_time(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def run(options, say):
+        asked.append(options)
+        return [], options.cases != asked[0].cases  # the first is found wrong
+
+    monkeypatch.setattr(goals, "run", run)
+    monkeypatch.setattr(goals, "load", lambda folder: [])
+    arguments = ["goals", "--measure", "--device", "cpu", "--minutes", "10", "--rows", "8192", "--csv", str(tmp_path)]
+    assert main(arguments) == 1
+    assert {(one.csv, one.clocks) for one in asked} == {(tmp_path, ("wall",))}
+    cases = [one.cases for one in asked]
+    assert len(set(cases)) == len(cases) == 6 and goals.nt_xent(16384, "fp32") not in cases
+    assert {one.impls for one in asked if one.cases == CASE} == {("native", "eager", "products")}
+    assert asked[0].minutes == pytest.approx(10 / 6, rel=0.01) and asked[-1].minutes == pytest.approx(10, rel=0.01)
+    assert main([*arguments, "--minutes", "1e-9"]) == 0
+    assert "out of time, not measured: " + cases[0] in capsys.readouterr().out
+
+
+def test_goals_read_off_a_prediction():
+    """Two passes of 3 and 5 ms for 6.32e12 operations: 1.0 of 790 TFLOP/s; eager's products alone take 12."""
+    case = goals.nt_xent(65536, "bf16")
+    op, name = case.split("/")
+    shared = dict.fromkeys(predicted.FIELDS, "") | {"chip": "H200", "op": op, "case": name, "executed": "3.16e12"}
+    found = [shared | {"predicted_us": "3000", "products_us": "12000"}, shared | {"predicted_us": "5000"}]
+    step = dict.fromkeys(predicted.FIELDS, "") | {"chip": "H200", "op": "pgd_step_", "case": "4096x3x64x64-l2-fp32"}
+    found += [step | {"predicted_us": "100", "line_us": "80"}]
+    chip = foretold.machine(found, CHIPS[0])
+    lines = {tuple(line[:2]): line[3] for line in goals.lines(None, goals.cuda_goals(), chip)}
+    assert lines[case, "products"] == "1.5 x" and lines[case, "eager"] == ""
+    assert lines["pgd_step_/4096x3x64x64-l2-fp32", "of the copy rate"] == "0.8"
+    assert chip.row(case, "triton", clock="graph")["of_products"] == pytest.approx(1.0)
+    assert not foretold.machine(found, CHIPS[1]).found
 
 
 def test_plots(results):
@@ -114,6 +152,9 @@ def test_a_prediction_by_hand():
     assert (found["programs"], found["launches"]) == (66, 1)
     assert found["times"]["products"] == pytest.approx(2 * 2 * products)
     assert found["times"]["L2"] == pytest.approx(66 * case.rows * 256 / 5.5e12)
+    # Tiles of fewer than 64 rows have no wgmma on sm_90; those of sm_80 never do, and float32 has no tensor cores.
+    narrow = predicted._one(alone, case, h200, compiled | {"block_m": "32", "warps": "8"})
+    assert narrow["times"]["products"] == pytest.approx(products / 0.63)  # 132 programs for 132 processors
     # 4 shares make 264 programs, two for every processor, and leave 8 numbers of each row to write and to read.
     shared = predicted._one(alone._replace(kernel="forward"), case, h200, compiled)
     assert (shared["programs"], shared["launches"]) == (264, 2)

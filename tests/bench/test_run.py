@@ -14,11 +14,12 @@ import torch
 
 import bench.measure as measuring
 import bench.run as harness
-from bench import baselines, memory, rows, timing
+from bench import baselines, memory, rates, rows, timing
 from bench.__main__ import main, parse
 from bench.cases import Loss, Perturb, Similarity
 from bench.contenders import Contender, contenders
 from bench.flops import executed
+from bench.gate import Gate
 from bench.grids import grid
 from bench.run import Options, run
 from clead_kernels import dispatch
@@ -193,6 +194,30 @@ def test_peak_memory_of_a_known_allocation():
     assert less < 8
 
 
+def test_who_finds_no_memory_beside_the_graphs_gets_a_reason_and_the_others_numbers(monkeypatch):
+    options = Options(impls=("careful", "native"), quick=True, memory=False)
+    setting = measuring.Setting(options, {"native": ""}, rates.Rates(1e9, {"fp32": 1e9}, None))
+    case = Loss("nt_xent", 64, dim=8)
+    gate = Gate(case, "cpu", seeds=1)
+    entries = [measuring._enter(one, case, gate, options) for one in measuring._chosen(case, options)]
+
+    def full():
+        raise torch.OutOfMemoryError("tried to allocate 52 GiB\nmore")
+
+    def graphed(entry, case, gate):
+        if entry.contender.impl == "careful":
+            entry.work.stages = [full]
+            return entry.work, "no graph: for a test"
+        return entry.work, ""
+
+    monkeypatch.setattr(measuring, "_graphed", graphed)
+    monkeypatch.setattr(measuring.timing, "DeviceClock", timing.WallClock)
+    found = measuring._timed(case, setting, entries, gate, "graph", 0.01)
+    (refused,) = [row for row in found if row["impl"] == "careful"]
+    assert refused["reason"] == "no memory beside the graphs of the others: tried to allocate 52 GiB"
+    assert refused["p50_ms"] is None and all(row["p50_ms"] for row in found if row["impl"] == "native")
+
+
 def test_inputs_are_the_same_numbers_in_every_dtype_and_every_time():
     for case in (Loss("sup_con", 20, dtype="bf16", classes=4), Perturb("pgd_step_", (2, 3, 4, 4), dtype="bf16")):
         half, wide = case.inputs("cpu", 1), case.inputs("cpu", 1, dtype="fp32")
@@ -201,7 +226,7 @@ def test_inputs_are_the_same_numbers_in_every_dtype_and_every_time():
 
 
 def test_cosines_of_the_data_keep_away_from_the_threshold():
-    case = Loss("nt_xent", 512, classes=10, threshold=0.5)
+    case = Loss("nt_xent", 512, classes=10, rule="threshold")
     x = torch.nn.functional.normalize(case.inputs("cpu", 0).leaves[0].detach().double(), dim=1)
     assert ((x @ x.T - 0.5).abs() > 32 * torch.finfo(torch.float32).eps).all()
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from clead_kernels import FalseNegatives, clip_loss, explain, info_nce, nt_xent, sup_con
-from clead_kernels.contrastive import ops, reference, small
+from clead_kernels._triton_rows import Config
+from clead_kernels.contrastive import ops, reference, small, triton_search
 from clead_kernels.contrastive.form import Form
 from clead_kernels.contrastive.pairs import Pairs
 
@@ -281,3 +282,19 @@ def test_what_is_not_supported_is_refused_with_the_row_of_the_table():
 
 def test_the_interpreter_is_never_the_automatic_choice():
     assert not explain("nt_xent").startswith("nt_xent on cpu float32: triton")
+
+
+def test_cuts_are_found_in_larger_tiles_for_many_rows(monkeypatch):
+    """14 rows in tiles of 4: the 3 most similar negatives of each leave its denominator."""
+    monkeypatch.setattr(triton_search, "processors", lambda device: 1)
+    monkeypatch.setitem(triton_search.SEARCH, (16, "float32"), None)
+    monkeypatch.setitem(triton_search.SEARCH_MANY, (16, "float32"), Config(4, 16, 16, 4, 1))
+    x = torch.randn(14, 9, generator=torch.Generator().manual_seed(0))
+    cosines, losses = F.cosine_similarity(x[:, None].double(), x.double(), dim=2), []
+    for row in range(14):
+        positive = (row + 7) % 14
+        negatives = sorted(float(cosines[row, j]) for j in range(14) if j not in (row, positive))[:-3]
+        pulled = 2 * float(cosines[row, positive])
+        losses.append(math.log(math.exp(pulled) + sum(math.exp(2 * value) for value in negatives)) - pulled)
+    got = nt_xent(x, false_negatives=FalseNegatives(topk=3), reduction="none", impl="triton")
+    torch.testing.assert_close(got, torch.tensor(losses), rtol=1e-6, atol=1e-6)

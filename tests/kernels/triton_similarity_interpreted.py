@@ -121,6 +121,19 @@ def test_topk(k, n, dtype, normalize):
     torch.testing.assert_close(values.double(), order.values[:, :k], rtol=tolerance, atol=1e-6)
 
 
+def test_topk_takes_larger_tiles_for_many_rows(monkeypatch):
+    monkeypatch.setattr(triton, "processors", lambda device: 1)
+    monkeypatch.setitem(triton.TOPK, (16, "float32"), None)
+    monkeypatch.setitem(triton.TOPK_MANY, (16, "float32"), Config(4, 16, 16, 4, 1))
+    queries, bank = data(6, 19, seed=1), data(40, 19, seed=2)
+    values, indices = similarity_topk(queries, bank, 5, impl="triton")
+    order = plain(queries.double(), bank.double(), 1.0, True).sort(1, descending=True)
+    assert torch.equal(indices, order.indices[:, :5])
+    torch.testing.assert_close(values.double(), order.values[:, :5], rtol=1e-6, atol=1e-6)
+    with pytest.raises(AttributeError):  # fewer than a tile: the other table, which this test emptied
+        similarity_topk(queries[:3], bank, 5, impl="triton")
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "n"), [(17, 140), (64, 64), (200, 300)])

@@ -27,9 +27,9 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("forward", "plain", 512, "bfloat16"): (Config(32, 64, 512, 4, 2), Config(64, 32, 512, 4, 2)),
     ("forward", "rules", 512, "bfloat16"): (Config(32, 32, 512, 4, 2), Config(64, 32, 512, 8, 2)),
     ("backward", "plain", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
-    ("backward", "rules", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(32, 64, 64, 4, 2)),
+    ("backward", "rules", 64, "bfloat16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
     ("backward", "plain", 128, "bfloat16"): (Config(32, 64, 128, 4, 2), Config(128, 32, 128, 8, 2)),
-    ("backward", "rules", 128, "bfloat16"): (Config(32, 32, 128, 4, 2), Config(32, 32, 128, 4, 2)),
+    ("backward", "rules", 128, "bfloat16"): (Config(32, 32, 128, 4, 2), Config(128, 32, 128, 8, 2)),
     ("backward", "plain", 256, "bfloat16"): (Config(32, 32, 256, 4, 2), Config(64, 32, 256, 8, 2)),
     ("backward", "rules", 256, "bfloat16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
     ("backward", "plain", 512, "bfloat16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
@@ -43,9 +43,9 @@ TABLE: dict[tuple[str, str, int, str], tuple[Config, Config]] = {
     ("forward", "plain", 512, "float16"): (Config(32, 64, 512, 4, 2), Config(64, 32, 512, 4, 2)),
     ("forward", "rules", 512, "float16"): (Config(32, 32, 512, 4, 2), Config(64, 32, 512, 8, 2)),
     ("backward", "plain", 64, "float16"): (Config(32, 64, 64, 4, 2), Config(128, 32, 64, 8, 2)),
-    ("backward", "rules", 64, "float16"): (Config(32, 32, 64, 8, 2), Config(32, 32, 64, 8, 2)),
+    ("backward", "rules", 64, "float16"): (Config(32, 32, 64, 8, 2), Config(128, 32, 64, 8, 2)),
     ("backward", "plain", 128, "float16"): (Config(32, 32, 128, 4, 2), Config(64, 64, 128, 8, 2)),
-    ("backward", "rules", 128, "float16"): (Config(32, 32, 128, 4, 2), Config(32, 32, 128, 4, 2)),
+    ("backward", "rules", 128, "float16"): (Config(32, 32, 128, 4, 2), Config(64, 32, 128, 8, 2)),
     ("backward", "plain", 256, "float16"): (Config(32, 32, 256, 4, 2), Config(32, 32, 256, 4, 2)),
     ("backward", "rules", 256, "float16"): (Config(32, 32, 256, 8, 2), Config(32, 32, 256, 8, 2)),
     ("backward", "plain", 512, "float16"): (Config(32, 32, 512, 8, 2), Config(32, 32, 512, 8, 2)),
@@ -75,6 +75,9 @@ FORMS: dict[tuple[str, int, str], Config] = {
         for dtype in ("bfloat16", "float16")
         for width in (64, 128, 256)
     },
+    ("backward", 64, "bfloat16"): Config(32, 64, 64, 4, 2),
+    ("backward", 128, "bfloat16"): Config(32, 32, 128, 4, 2),
+    ("backward", 128, "float16"): Config(32, 32, 128, 4, 2),
     ("backward", 256, "bfloat16"): Config(32, 32, 256, 8, 2),
     ("backward", 512, "bfloat16"): Config(16, 16, 512, 8, 2),
     ("backward", 512, "float16"): Config(16, 16, 512, 8, 2),
@@ -85,7 +88,7 @@ SECOND: dict[tuple[int, str], Config] = {
     **{(width, dtype): Config(64, 32, width, 8, 2) for dtype in ("bfloat16", "float16") for width in (64, 128, 256)},
     **{(512, dtype): Config(32, 32, 512, 4, 2) for dtype in ("bfloat16", "float16")},
     **{(width, "float32"): Config(64, 32, 16, 8, 2) for width in (64, 256, 512)},
-    (128, "float32"): Config(32, 32, 16, 4, 2),
+    (128, "float32"): Config(32, 32, 16, 8, 2),
 }
 
 MAX_TOPK = 255
@@ -102,6 +105,13 @@ SEARCH: dict[tuple[int, str], Config] = {
     (16, "float32"): Config(16, 64, 16, 4, 2),
     (64, "float32"): Config(16, 64, 16, 4, 2),
     (256, "float32"): Config(16, 256, 16, 8, 1),
+}
+
+# Where there is enough work for every processor in larger tiles, which read the candidates less often.
+SEARCH_MANY: dict[tuple[int, str], Config] = {
+    **{(held, dtype): Config(128, 64, 64, 8, 2) for held in (16, 64) for dtype in ("bfloat16", "float16")},
+    **{(256, dtype): Config(32, 256, 64, 8, 2) for dtype in ("bfloat16", "float16")},
+    **{(held, "float32"): Config(64, 64, 16, 8, 2) for held in (16, 64)},
 }
 
 # Of the search for the most similar candidate.

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from .._shares import occupies, processors
 from .._triton_rows import inverse_norms, on_device, padded_width, precision
 from .pairs import Pairs
 from .triton_arguments import threshold_of
-from .triton_configs import HARDEST, MAX_TOPK, SEARCH
+from .triton_configs import HARDEST, MAX_TOPK, SEARCH, SEARCH_MANY
 from .triton_division import MERGE, divide, put_together
 from .triton_search_kernels import cut_kernel, cut_merge_kernel, hardest_kernel
 
@@ -32,7 +33,9 @@ def find_cuts(
         raise NotImplementedError(f"the Triton kernels find up to {MAX_TOPK} most similar rows, got topk={pairs.topk}")
     (rows, width), short = a.shape, str(a.dtype).removeprefix("torch.")
     held = next(count for count, dtype in SEARCH if dtype == short and count > pairs.topk)
-    shape = SEARCH[held, short]
+    many = SEARCH_MANY.get((held, short))
+    large = many and occupies(rows, b.shape[0], many.block_m, many.block_n, processors(a.device))
+    shape = many if many and large else SEARCH[held, short]
     threshold, stride, kind = threshold_of(a, pairs)
     programs = divide(shape, rows, b.shape[0], held, a)
     cut_kernel[programs.grid](

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from .._shares import processors, share_out
+from .._shares import occupies, processors, share_out
 from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
-from .triton_configs import BACKWARD, FORWARD, MAX_K, MERGE, TOPK, held
+from .triton_configs import BACKWARD, FORWARD, MAX_K, MERGE, TOPK, TOPK_MANY, held
 from .triton_kernels import similarity_backward_kernel, similarity_kernel, topk_kernel, topk_merge_kernel
 
 
@@ -77,7 +77,9 @@ def topk(queries: Tensor, bank: Tensor, k: int, normalize: bool) -> tuple[Tensor
     with on_device(queries):
         one, other = _Side(queries, (), normalize), _Side(bank, (), normalize)
         count, dtype = held(k), _short(queries.dtype)
-        shape = TOPK[count, dtype]
+        many = TOPK_MANY.get((count, dtype))
+        large = many and occupies(rows, columns, many.block_m, many.block_n, processors(queries.device))
+        shape = many if many and large else TOPK[count, dtype]
         blocks = -(-rows // shape.block_m)
         length, shares = share_out(
             rows, columns, shape.block_m, shape.block_n, shape.warps, processors(queries.device), least=2

@@ -43,6 +43,12 @@ TOPK: dict[tuple[int, str], Config] = {
     (256, "float32"): Config(16, 256, 16, 8, 2),
 }
 
+# Where there is enough work for every processor in larger tiles, which read the bank less often.
+TOPK_MANY: dict[tuple[int, str], Config] = {
+    **{(count, dtype): Config(128, 64, 64, 8, 2) for count in (16, 64) for dtype in ("bfloat16", "float16")},
+    **{(count, "float32"): Config(64, 64, 16, 8, 2) for count in (16, 64)},
+}
+
 MERGE = Config(4, 1, 1, 4, 2)
 """Of the program that merges shares of the bank: only rows, warps and stages mean anything."""
 
