@@ -10,7 +10,8 @@ from .. import dispatch
 from . import native, ops
 
 _MULTIPLE = 16  # of channels, in the native implementation
-_TILES = 16  # from here on the native implementation is the faster one
+# From so many tiles on the native implementation is the faster one: and more where more channels are to be transformed.
+_TILES, _CHANNELS_PER_TILE = 16, 16
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: dispatch.Impl = "auto") -> Tensor:
@@ -66,7 +67,7 @@ class PackedConv3x3:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         _check(weight, weight, bias)
-        features = {**_features(weight, weight), "tiles": f"{_TILES} or more"}
+        features = {**_features(weight, weight), "tiles": "many"}
         dispatch.resolve("conv3x3", "native", device=weight.device, dtype=weight.dtype, **features)
         self._shape = weight.shape
         self._packed, self._turned = native.room(weight, False), native.room(weight, True)
@@ -95,11 +96,13 @@ class PackedConv3x3:
 def _features(x: Tensor, weight: Tensor) -> dict[str, str]:
     channels, (height, width) = weight.shape[:2], x.shape[2:]
     down, across = (height + 3) // 4, (width + 3) // 4
+    tiles = x.shape[0] * down * across
     # Where a tile has little to do, what is saved in multiplications is lost in values that nobody asked for.
-    many = x.shape[0] * down * across >= _TILES and 2 * height * width >= 16 * down * across
+    filled = 2 * height * width >= 16 * down * across
+    many = filled and tiles >= max(_TILES, sum(channels) // _CHANNELS_PER_TILE)
     return {
         "channels": "multiples of 16" if all(count % _MULTIPLE == 0 for count in channels) else "any",
-        "tiles": f"{_TILES} or more" if many else "few",
+        "tiles": "many" if many else "few",
     }
 
 
