@@ -68,7 +68,7 @@ struct Plan {
     const int64_t most = in * out <= kSmallKernel ? kFewTiles : kManyTiles;
     const int64_t wanted = kJobsPerThread * torch::stable::get_num_threads();
     const int64_t groups = winograd_padded(out) / kColumnBlock;
-    rows = std::min(most, round_up(tiles, kRegisterRows));
+    rows = std::clamp(round_up(tiles, kRegisterRows), kRegisterRows, most);
     while (rows > kFewTiles && (tiles + rows - 1) / rows * groups < wanted) rows = round_up(rows / 2, kRegisterRows);
     blocks = (tiles + rows - 1) / rows;
     parts = std::min(groups, std::max<int64_t>(1, wanted / std::max<int64_t>(blocks, 1)));
@@ -112,8 +112,8 @@ void convolve_(Tensor x, Tensor packed, std::optional<Tensor> bias, Tensor out) 
   });
 }
 
-// Tiles are summed in chunks, these in groups, and these in the end: in one order for any number of threads. A group is a
-// thread's where there are enough; else threads share it, a job being a part of the kernel.
+// Tiles are summed in chunks, these in groups, and these in the end: in one order for any number of threads. A group is
+// one thread's where there are enough; else threads share it, a job being a part of the kernel.
 struct Correlation {
   Correlation(int64_t tiles, int64_t out, int64_t in) : tiles(tiles), out(out), in(in) {
     const int64_t threads = torch::stable::get_num_threads();

@@ -13,6 +13,8 @@ constexpr double kOf0 = 1 / (kAA * kBB), kOfA = 1 / (2 * kAA * (kAA - kBB)), kOf
 template <class T>
 constexpr int64_t kPanel = 2 * kLanes<T>;  // columns of tile_product's register tiles
 
+constexpr int64_t kSummed = 64;  // channels of a sum in registers: sums of sums keep more digits than one long one
+
 template <class T>
 CLEAD_INLINE Vec<T> times(double factor, Vec<T> x) {
   return static_cast<T>(factor) * x;
@@ -111,7 +113,8 @@ struct Corner {
 
 // Size x Size values from (row, column) on, and zeros beyond the image.
 template <class T, int Size>
-CLEAD_INLINE void load_tile(const Tiled<const T>& x, const T* from, int64_t row, int64_t column, Vec<T> to[Size][Size]) {
+CLEAD_INLINE void load_tile(const Tiled<const T>& x, const T* from, int64_t row, int64_t column,
+                            Vec<T> to[Size][Size]) {
   const bool inside = row >= 0 && column >= 0 && row + Size <= x.height && column + Size <= x.width;
   for (int i = 0; i < Size; ++i)
     for (int j = 0; j < Size; ++j) {
@@ -171,13 +174,14 @@ void store_results(const T* sums, int64_t rows, const T* bias, int64_t begin, in
 template <class T>
 void multiply(const T* values, int64_t rows, int64_t in, const T* packed, const T* bias, int64_t begin, int64_t end,
               T* sums, const Tiled<T>& out, int64_t first, int64_t count) {
-  const int64_t padded = winograd_padded(out.channels);
+  const int64_t padded = winograd_padded(out.channels), plane = winograd_plane(rows, in);
   for (int64_t c = begin; c < end; c += kColumnBlock) {
     const int64_t columns = std::min(kColumnBlock, end - c);
     for (int64_t p = 0; p < kPoints; ++p)
-      tile_product<T>(values + p * winograd_plane(rows, in), in, 1, packed + (p * padded + c) * in, kPanel<T>,
-                      kPanel<T> * in, sums + p * winograd_plane(rows, kColumnBlock), kColumnBlock, count, columns, in,
-                      false);
+      for (int64_t k = 0; k < in; k += kSummed)
+        tile_product<T>(values + p * plane + k, in, 1, packed + (p * padded + c) * in + k * kPanel<T>, kPanel<T>,
+                        kPanel<T> * in, sums + p * winograd_plane(rows, kColumnBlock), kColumnBlock, count, columns,
+                        std::min(kSummed, in - k), k > 0);
     store_results(sums, rows, bias, c, c + columns, out, first, count);
   }
 }

@@ -1,8 +1,8 @@
-// 3x3 convolutions of stride 1 with a border of zeros by Winograd's F(4x4, 3x3): a tile of 6x6 values and the kernel are
-// taken to 36 points, where the sum over channels is a matrix product with a quarter of the multiplications. Torch-free.
+// 3x3 convolutions of stride 1 with a border of zeros by Winograd's F(4x4, 3x3): a tile of 6x6 values and the kernel
+// are taken to 36 points, where the sum over channels is a matrix product with a quarter of the multiplications.
+// Torch-free.
 //
-// The points are 0, +-3/4, +-3/2 and infinity: with them float32 loses about twice what a direct sum does, with the usual
-// 0, +-1, +-2 four times.
+// The points are 0, +-3/4, +-3/2 and infinity: float32 loses half of what it does with the usual 0, +-1, +-2.
 #pragma once
 
 #include <algorithm>

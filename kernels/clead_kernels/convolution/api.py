@@ -20,8 +20,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: disp
     ``y[b, k, i, j] = bias[k] + sum over c, p, q of weight[k, c, p, q] x[b, c, i + p - 1, j + q - 1]``
 
     Native is Winograd's algorithm F(4x4, 3x3) (Lavin and Gray, "Fast algorithms for convolutional neural networks",
-    CVPR 2016, arXiv:1509.09308): a quarter of the multiplications, and in float32 about twice the rounding error of a
-    direct sum. A value that is not finite makes NaN of the whole tile of 4x4 around it.
+    CVPR 2016, arXiv:1509.09308): a quarter of the multiplications, and in float32 about four times the rounding error
+    of PyTorch's direct sum, 1e-6 of the result. A value that is not finite spoils the whole tile of 4x4 around it.
 
     Args:
         x: [B, C, H, W], float64 or float32, or any dtype that the reference's device convolves; fastest with the
@@ -75,7 +75,9 @@ class PackedConv3x3:
         self.load(weight, bias)
 
     def load(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Take over other weights of the same shape."""
+        """Take over other weights of the same shape and dtype."""
+        _check(weight, weight, bias)
+        arguments.check_together("weight", weight, "the packed one", self._packed)
         if weight.shape != self._shape or (bias is None) != (self._bias is None):
             raise ValueError(
                 f"weight must be {list(self._shape)}, with a bias {'never' if self._bias is None else 'always'}, "
@@ -116,8 +118,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         arguments.check_no_tangent(name, tensor)
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise ValueError(f"weight must be [K, C, 3, 3], got {list(weight.shape)}")
-    if x.ndim != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, got {list(x.shape)}")
+    if x.ndim != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
+        raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, H and W above 0, got {list(x.shape)}")
     arguments.check_together("x", x, "weight", weight)
     if bias is not None:
         arguments.check_together("x", x, "bias", bias)
