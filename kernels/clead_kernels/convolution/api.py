@@ -38,7 +38,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: disp
         TypeError: a dtype does not fit.
         NotImplementedError: ``impl`` cannot do it.
     """
-    _check(x, weight, bias)
+    _check_weight(weight, bias)
+    _check_images(x, weight)
     chosen = dispatch.resolve("conv3x3", impl, device=x.device, dtype=x.dtype, **_features(x, weight))
     out: Tensor = ops.conv_op(x, weight, bias, chosen)
     return out
@@ -66,7 +67,7 @@ class PackedConv3x3:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        _check(weight, weight, bias)
+        _check_weight(weight, bias)
         features = {**_features(weight, weight), "tiles": "many"}
         dispatch.resolve("conv3x3", "native", device=weight.device, dtype=weight.dtype, **features)
         self._shape = weight.shape
@@ -76,7 +77,7 @@ class PackedConv3x3:
 
     def load(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Take over other weights of the same shape and dtype."""
-        _check(weight, weight, bias)
+        _check_weight(weight, bias)
         arguments.check_together("weight", weight, "the packed one", self._packed)
         if weight.shape != self._shape or (bias is None) != (self._bias is None):
             raise ValueError(
@@ -90,7 +91,7 @@ class PackedConv3x3:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H, W] with the channels innermost, as ``conv3x3``; differentiable by x."""
-        _check(x, self._packed.new_empty(()).expand(self._shape), None)
+        _check_images(x, self._packed.new_empty(()).expand(self._shape))
         out: Tensor = ops.packed_op(x, self._packed, self._turned, self._bias, self._shape[0])
         return out
 
@@ -108,20 +109,28 @@ def _features(x: Tensor, weight: Tensor) -> dict[str, str]:
     }
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    for name, tensor in (("x", x), ("weight", weight)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        arguments.check_dense(name, tensor)
-        arguments.check_no_tangent(name, tensor)
+def _check_weight(weight: Tensor, bias: Tensor | None) -> None:
+    _check_floats("weight", weight)
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise ValueError(f"weight must be [K, C, 3, 3], got {list(weight.shape)}")
+    if bias is not None:
+        _check_floats("bias", bias)
+        arguments.check_together("bias", bias, "weight", weight)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [{weight.shape[0]}], a number per output channel, got {list(bias.shape)}")
+
+
+def _check_images(x: Tensor, weight: Tensor) -> None:
+    _check_floats("x", x)
     if x.ndim != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
         raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, H and W above 0, got {list(x.shape)}")
     arguments.check_together("x", x, "weight", weight)
-    if bias is not None:
-        arguments.check_together("x", x, "bias", bias)
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias must be [{weight.shape[0]}], a number per output channel, got {list(bias.shape)}")
+
+
+def _check_floats(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    arguments.check_dense(name, tensor)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    arguments.check_no_tangent(name, tensor)
