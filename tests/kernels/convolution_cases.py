@@ -8,9 +8,9 @@ from torch import Tensor
 
 from clead_kernels import conv3x3
 
-# B, C, K, H, W: images of less than a tile, ragged ones, channels that fill no block, more tiles than are held at once.
+# B, C, K, H, W: images of less than a tile, ragged ones, channels that fill no block, more tiles than one chunk has.
 SHAPES = (
-    *((2, 16, 16, height, width) for height, width in ((1, 1), (1, 13), (2, 3), (4, 4), (5, 8), (6, 6), (13, 7), (9, 12))),
+    *((2, 16, 16, *size) for size in ((1, 1), (1, 13), (2, 3), (4, 4), (5, 8), (6, 6), (13, 7), (9, 12))),
     *((3, 48, 80, 5, 6), (1, 80, 48, 4, 9), (2, 112, 16, 3, 3), (1, 16, 144, 7, 4), (5, 64, 64, 10, 11)),
     *((70, 16, 32, 8, 8), (13, 160, 128, 4, 4), (150, 16, 16, 7, 8)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""conv3x3: against loops and PyTorch's own in float64; layouts, threads, instruction sets, numerics, tracing, refusals."""
+"""conv3x3: against loops and PyTorch's own in float64; layouts, threads, instruction sets, tracing, refusals."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ def test_what_is_no_number_stays_near(value):
     x[1, 3, 5, 6] = value
     found = conv3x3(x, weight, bias, impl="native")
     assert not found[1, :, 4:7, 5:8].isfinite().any()
-    found[1, :, 4:8, 4:8] = clean[1, :, 4:8, 4:8]  # the pixel is in the middle of this tile, and of no other one's border
+    found[1, :, 4:8, 4:8] = clean[
+        1, :, 4:8, 4:8
+    ]  # the pixel is in the middle of this tile, and of no other one's border
     assert torch.equal(found, clean)
 
 
@@ -293,7 +295,13 @@ def test_half_types_have_the_reference_alone():
         (torch.ones(2, 5, 4, 4), torch.ones(4, 4, 3, 3), None, ValueError, r"x must be \[B, 4, .*got \[2, 5, 4, 4\]"),
         (torch.ones(2, 4, 0, 4), torch.ones(4, 4, 3, 3), None, ValueError, r"H and W above 0, got \[2, 4, 0, 4\]"),
         (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 5, 5), None, ValueError, r"weight must be \[K, C, 3, 3\], got"),
-        (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 3, 3).double(), None, TypeError, "x and weight must have the same dt"),
+        (
+            torch.ones(2, 4, 4, 4),
+            torch.ones(4, 4, 3, 3).double(),
+            None,
+            TypeError,
+            "x and weight must have the same dt",
+        ),
         (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 3, 3), torch.ones(3), ValueError, r"bias must be \[4\].*got \[3\]"),
         (torch.ones(2, 4, 4, 4).long(), torch.ones(4, 4, 3, 3), None, TypeError, "x must be floating point, got"),
         (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 3, 3, device="meta"), None, ValueError, "must be on the same device"),

@@ -29,7 +29,9 @@ def test_it_is_the_convolution(shape, dtype):
     bound = 1e-12 if dtype == torch.float64 else 3e-6
     for shift in (bias, torch.stack([bias, bias], 1)[:, 1], None):
         packed = PackedConv3x3(weight, shift)
-        truth = gradient(lambda x, b=shift: direct(x, weight.double(), b if b is None else b.double()), x.double(), grad)
+        truth = gradient(
+            lambda x, b=shift: direct(x, weight.double(), b if b is None else b.double()), x.double(), grad
+        )
         for layout in (torch.contiguous_format, torch.channels_last):
             found = gradient(packed, x.contiguous(memory_format=layout), grad.contiguous(memory_format=layout))
             for mine, true in zip(found, truth, strict=True):
@@ -92,7 +94,11 @@ def test_what_it_refuses():
         (lambda: packed.load(weight[:16], bias[:16]), ValueError, r"must be \[32, 16, 3, 3\].*got \[16, 16, 3, 3\]"),
         (lambda: packed.load(weight), ValueError, "with a bias always, got .* without one"),
         (lambda: bare.load(weight, bias), ValueError, "with a bias never, got .* with one"),
-        (lambda: packed.load(weight.float(), bias.float()), TypeError, "weight and the packed one must have the same dtype"),
+        (
+            lambda: packed.load(weight.float(), bias.float()),
+            TypeError,
+            "weight and the packed one must have the same dtype",
+        ),
         (lambda: packed.load(weight, bias[:1]), ValueError, r"bias must be \[32\]"),
         (lambda: packed(x[:, :8]), ValueError, r"x must be \[B, 16, H, W\] for this weight"),
         (lambda: packed(x.float()), TypeError, "x and weight must have the same dtype, got float32 and float64"),

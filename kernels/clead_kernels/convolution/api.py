@@ -123,7 +123,9 @@ def _check_weight(weight: Tensor, bias: Tensor | None) -> None:
 def _check_images(x: Tensor, weight: Tensor) -> None:
     _check_floats("x", x)
     if x.ndim != 4 or x.shape[1] != weight.shape[1] or 0 in x.shape[2:]:
-        raise ValueError(f"x must be [B, {weight.shape[1]}, H, W] for this weight, H and W above 0, got {list(x.shape)}")
+        raise ValueError(
+            f"x must be [B, {weight.shape[1]}, H, W] for this weight, H and W above 0, got {list(x.shape)}"
+        )
     arguments.check_together("x", x, "weight", weight)
 
 

@@ -13,7 +13,9 @@ _library.define("conv3x3_weight_gradient_(Tensor x, Tensor grad, Tensor(a!) grad
 
 POINTS = 36
 _COLUMNS = 64  # output channels are padded to a multiple of it
-_HELD = 2**24  # bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time
+_HELD = (
+    2**24
+)  # bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
