@@ -54,6 +54,13 @@ def with_gradients(function, x: Tensor, weight: Tensor, bias: Tensor, grad: Tens
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
+def assert_close(found: list[Tensor], expected: list[Tensor], bound: float = 1e-12) -> None:
+    """Alike, and off by at most ``bound`` of the norm."""
+    for mine, true in zip(found, expected, strict=True):
+        assert mine.shape == true.shape and mine.dtype == true.dtype
+        assert (mine - true).norm() <= bound * true.norm()
+
+
 def ours(impl: str = "native"):
     """``conv3x3`` by an implementation."""
     return lambda x, weight, bias: conv3x3(x, weight, bias, impl=impl)
