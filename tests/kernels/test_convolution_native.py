@@ -73,6 +73,14 @@ def test_threads_do_not_change_the_bits(shape, dtype):
     assert all(torch.equal(mine, first) for other in found[1:] for mine, first in zip(other, found[0], strict=True))
 
 
+def test_the_batch_does_not_change_the_bits_of_an_image():
+    x, weight, bias, grad = operands((70, 16, 80, 9, 6), torch.float32)
+    out, by_x, _, _ = with_gradients(ours(), x, weight, bias, grad)
+    for some in (slice(1), slice(11, 37)):
+        alone, by_some, _, _ = with_gradients(ours(), x[some], weight, bias, grad[some])
+        assert torch.equal(alone, out[some]) and torch.equal(by_some, by_x[some])
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_stays_near(value):
     x, weight, bias, _ = operands((2, 16, 16, 12, 12))
