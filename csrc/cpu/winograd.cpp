@@ -26,6 +26,8 @@ Tiled<T> tiled(T* data, const Tensor& x, const char* name) {
   return {data, x.size(1), x.size(2), x.size(3), x.stride(0), x.stride(2), x.stride(3)};
 }
 
+int64_t packed_size(int64_t out, int64_t in) { return kPoints * winograd_plane(winograd_padded(out), in); }
+
 int64_t tiles(const Tensor& x) { return x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4); }
 
 template <class T>
@@ -50,8 +52,8 @@ void for_type(const Tensor& x, std::initializer_list<const Tensor*> others, Body
 void pack_(Tensor weight, bool turned, Tensor packed) {
   for_type(weight, {&packed}, [&]<class T>() {
     const auto kernel = kernel_of(const_data<T>(weight), weight, turned, "weight");
-    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == kPoints * winograd_padded(kernel.out) * kernel.in,
-                    "packed must be contiguous and of 36 x padded channels out x channels in");
+    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == packed_size(kernel.out, kernel.in),
+                    "packed must be contiguous and of 36 x (channels out, padded to 64, x channels in + 16)");
     check_written(packed, "packed", {&weight});
     T* const to = mutable_data<T>(packed);
     isa();  // may throw, which must not happen on a worker thread
@@ -85,7 +87,7 @@ void convolve_(Tensor x, Tensor packed, std::optional<Tensor> bias, Tensor out) 
     const auto to = tiled(mutable_data<T>(out), out, "out");
     STD_TORCH_CHECK(out.size(0) == x.size(0) && to.height == from.height && to.width == from.width,
                     "out must have the batch, height and width of x");
-    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == kPoints * winograd_padded(to.channels) * from.channels,
+    STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == packed_size(to.channels, from.channels),
                     "packed must be a kernel of these channels");
     STD_TORCH_CHECK(!bias || (bias->is_contiguous() && bias->numel() == to.channels &&
                               bias->scalar_type() == x.scalar_type()),

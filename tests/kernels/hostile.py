@@ -80,7 +80,7 @@ def good(name: str, variant: int) -> dict[str, Any]:
         x, weight, grad = torch.rand(2, 5, 6, 16), torch.rand(32, 16, 3, 3), torch.rand(2, 5, 6, 32)
         values |= {"x": x.permute(0, 3, 1, 2), "weight": weight, "bias": torch.rand(32) if variant else None}
         values |= {"grad": grad.permute(0, 3, 1, 2), "out": torch.rand(2, 5, 6, 32).permute(0, 3, 1, 2)}
-        values |= {"turned": variant == 2, "packed": torch.rand(36 * 64 * (32 if variant == 2 else 16))}
+        values |= {"turned": variant == 2, "packed": torch.rand(36 * (64 * (32 if variant == 2 else 16) + 16))}
         values |= {"grad_weight": torch.rand(32, 16, 3, 3)}
         if name == "conv3x3_packed_" and variant == 2:
             values |= {"x": values["grad"], "out": torch.rand(2, 5, 6, 16).permute(0, 3, 1, 2), "bias": torch.rand(16)}

@@ -11,8 +11,9 @@ _library.define("conv3x3_pack_(Tensor weight, bool turned, Tensor(a!) packed) ->
 _library.define("conv3x3_packed_(Tensor x, Tensor packed, Tensor? bias, Tensor(a!) out) -> ()")
 _library.define("conv3x3_weight_gradient_(Tensor x, Tensor grad, Tensor(a!) grad_weight) -> ()")
 
-POINTS = 36
+_POINTS = 36
 _COLUMNS = 64  # output channels are padded to a multiple of it
+_GAP = 16  # numbers between the points, which keeps them apart in caches
 _HELD = (
     2**24
 )  # bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time
@@ -40,7 +41,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tupl
 def room(weight: Tensor, turned: bool) -> Tensor:
     """Uninitialised memory for ``pack``."""
     out, channels = weight.shape[1::-1] if turned else weight.shape[:2]
-    return weight.new_empty(POINTS * -(-out // _COLUMNS) * _COLUMNS * channels)
+    return weight.new_empty(_POINTS * (-(-out // _COLUMNS) * _COLUMNS * channels + _GAP))
 
 
 def pack(weight: Tensor, turned: bool, packed: Tensor) -> None:
@@ -65,7 +66,7 @@ def _convolve_once(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool)
     """[B, channels, H, W] by a weight that is packed for this call, some output channels after the other."""
     x, (out, channels) = innermost(x), weight.shape[1::-1] if turned else weight.shape[:2]
     result = _result(x, out)
-    count = max(1, _HELD // (POINTS * _COLUMNS * max(channels, 1) * weight.element_size())) * _COLUMNS
+    count = max(1, _HELD // (_POINTS * _COLUMNS * max(channels, 1) * weight.element_size())) * _COLUMNS
     for first in range(0, out, count):
         part = weight.narrow(int(turned), first, min(count, out - first))
         packed = room(part, turned)
