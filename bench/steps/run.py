@@ -19,7 +19,7 @@ from .. import memory, rows, table, timing
 from ..rates import product
 from ..rows import Row
 from ..run import QUICK_MINUTES, Options
-from . import optimizers
+from . import convolutions, optimizers
 from .cases import FORMS, Step, StepCase, prepare, synchronize
 
 PARTS = ("augment", "attack", "loss", "optimizer")
@@ -50,13 +50,16 @@ def run(options: Options, say: Callable[[str], None] = print) -> tuple[list[Row]
 def _run(options: Options, say: Callable[[str], None]) -> tuple[list[Row], bool]:
     cases = [c for c in grid(options.quick, options.device == "cuda") if options.cases in f"step/{c.name}"]
     updates = [name for name in optimizers.CONFIGS if options.cases in f"optimizer/{name}-resnet18"]
-    if not cases and not updates:
+    one_by_one = convolutions.grid(options.quick, options.device == "cuda")
+    layers = [case for case in one_by_one if options.cases in f"convolution/{case.name}"]
+    if not cases and not updates and not layers:
         raise ValueError(f"no step has {options.cases!r} in its op/case")
     environment = rows.environment(options.device, options.threads)
     say("  ".join(f"{name} {environment[name]}" for name in ("device", "threads", "isa", "torch", "commit", "load")))
     end = time.monotonic() + 60 * (options.minutes or (QUICK_MINUTES if options.quick else float("inf")))
     done: list[Row] = []
     todo = [(name, partial(optimizers.measure, name), optimizers.show) for name in updates]
+    todo += [(case.name, partial(convolutions.measure, case), convolutions.show) for case in layers]
     todo += [(case.name, partial(_measure, case), _table) for case in cases]
     for number, (_, measure, show) in enumerate(todo):
         if time.monotonic() > end:

@@ -11,6 +11,11 @@ constexpr double kAA = kA * kA, kBB = kB * kB;
 constexpr double kOf0 = 1 / (kAA * kBB), kOfA = 1 / (2 * kAA * (kAA - kBB)), kOfB = 1 / (2 * kBB * (kBB - kAA));
 
 template <class T>
+constexpr int64_t kPanel = 2 * kLanes<T>;  // columns of tile_product's register tiles
+
+constexpr int64_t kSummed = 64;  // channels of a sum in registers: sums of sums keep more digits than one long one
+
+template <class T>
 CLEAD_INLINE Vec<T> times(double factor, Vec<T> x) {
   return static_cast<T>(factor) * x;
 }
@@ -108,7 +113,8 @@ struct Corner {
 
 // Size x Size values from (row, column) on, and zeros beyond the image.
 template <class T, int Size>
-CLEAD_INLINE void load_tile(const Tiled<const T>& x, const T* from, int64_t row, int64_t column, Vec<T> to[Size][Size]) {
+CLEAD_INLINE void load_tile(const Tiled<const T>& x, const T* from, int64_t row, int64_t column,
+                            Vec<T> to[Size][Size]) {
   const bool inside = row >= 0 && column >= 0 && row + Size <= x.height && column + Size <= x.width;
   for (int i = 0; i < Size; ++i)
     for (int j = 0; j < Size; ++j) {
@@ -129,29 +135,19 @@ CLEAD_INLINE void load_points(const T* from, int64_t step, Vec<T> at[Size][Size]
     for (int j = 0; j < Size; ++j) at[i][j] = load(from + (i * Size + j) * step);
 }
 
-template <class T>
-void values_of(const Tiled<const T>& x, int64_t first, int64_t count, T* values, int64_t rows) {
+// Tiles of From x From values, Before of them in each direction before the corner, at the points.
+template <class T, int From, int Before, class Transform>
+CLEAD_INLINE void tiles_of(const Tiled<const T>& x, int64_t first, int64_t count, T* to, int64_t rows, int64_t panel,
+                           const Transform& transform) {
+  const int64_t plane = winograd_plane(rows, (x.channels + panel - 1) / panel * panel);
   for (int64_t t = 0; t < count; ++t) {
     const Corner<const T> corner(x, first + t);
-    const T* const from = corner.data - x.row_step - x.column_step;
+    const T* const from = corner.data - Before * (x.row_step + x.column_step);
     for (int64_t c = 0; c < x.channels; c += kLanes<T>) {
-      Vec<T> tile[6][6], at[6][6];
-      load_tile<T, 6>(x, from + c, corner.row - 1, corner.column - 1, tile);
-      both<T, 6, 6>(tile, at, of_values<T>);
-      store_points<T, 6>(at, values + t * x.channels + c, rows * x.channels);
-    }
-  }
-}
-
-template <class T>
-void gradients_of(const Tiled<const T>& grad, int64_t first, int64_t count, T* values, int64_t rows, int64_t padded) {
-  for (int64_t t = 0; t < count; ++t) {
-    const Corner<const T> corner(grad, first + t);
-    for (int64_t c = 0; c < grad.channels; c += kLanes<T>) {
-      Vec<T> tile[4][4], at[6][6];
-      load_tile<T, 4>(grad, corner.data + c, corner.row, corner.column, tile);
-      both<T, 4, 6>(tile, at, of_results<T>);
-      store_points<T, 6>(at, values + t * padded + c, rows * padded);
+      Vec<T> tile[From][From], at[6][6];
+      load_tile<T, From>(x, from + c, corner.row - Before, corner.column - Before, tile);
+      both<T, From, 6>(tile, at, transform);
+      store_points<T, 6>(at, to + (c / panel * rows + t) * panel + c % panel, plane);
     }
   }
 }
@@ -165,7 +161,7 @@ void store_results(const T* sums, int64_t rows, const T* bias, int64_t begin, in
     const int64_t across = std::min<int64_t>(4, out.width - corner.column);
     for (int64_t c = begin; c < end; c += kLanes<T>) {
       Vec<T> at[6][6], y[4][4];
-      load_points<T, 6>(sums + t * kColumnBlock + c - begin, rows * kColumnBlock, at);
+      load_points<T, 6>(sums + t * kColumnBlock + c - begin, winograd_plane(rows, kColumnBlock), at);
       both<T, 6, 4>(at, y, to_results<T>);
       const Vec<T> shift = bias == nullptr ? Vec<T>{} : load(bias + c);
       for (int64_t i = 0; i < down; ++i)
@@ -178,55 +174,71 @@ void store_results(const T* sums, int64_t rows, const T* bias, int64_t begin, in
 template <class T>
 void multiply(const T* values, int64_t rows, int64_t in, const T* packed, const T* bias, int64_t begin, int64_t end,
               T* sums, const Tiled<T>& out, int64_t first, int64_t count) {
-  const int64_t padded = winograd_padded(out.channels);
+  const int64_t kernel = winograd_plane(winograd_padded(out.channels), in), plane = winograd_plane(rows, in);
   for (int64_t c = begin; c < end; c += kColumnBlock) {
     const int64_t columns = std::min(kColumnBlock, end - c);
     for (int64_t p = 0; p < kPoints; ++p)
-      tile_product<T>(values + p * rows * in, in, 1, packed + (p * padded + c) * in, 2 * kLanes<T>, 2 * kLanes<T> * in,
-                      sums + p * rows * kColumnBlock, kColumnBlock, count, columns, in, false);
+      for (int64_t k = 0; k < in; k += kSummed)
+        tile_product<T>(values + p * plane + k, in, 1, packed + p * kernel + c * in + k * kPanel<T>, kPanel<T>,
+                        kPanel<T> * in, sums + p * winograd_plane(rows, kColumnBlock), kColumnBlock, count, columns,
+                        std::min(kSummed, in - k), k > 0);
     store_results(sums, rows, bias, c, c + columns, out, first, count);
   }
 }
 
-// packed: [36, padded out / panel, in, panel], as tile_product reads it.
+// packed: 36 planes of [padded out / panel, in, panel], as tile_product reads it.
 template <class T>
 void pack(const Kernel<const T>& kernel, int64_t begin, int64_t end, T* packed) {
-  constexpr int64_t kPanel = 2 * kLanes<T>, kDepth = 16;  // a part of the kernel that stays in the cache
-  const int64_t padded = winograd_padded(kernel.out);
-  T part[kDepth * 9 * kPanel];
-  for (int64_t o = begin; o < winograd_padded(end); o += kPanel)
+  constexpr int64_t kDepth = 16;  // a part of the kernel that stays in the cache
+  const int64_t plane = winograd_plane(winograd_padded(kernel.out), kernel.in);
+  T part[kDepth * 9 * kPanel<T>];
+  for (int64_t o = begin; o < winograd_padded(end); o += kPanel<T>)
     for (int64_t first = 0; first < kernel.in; first += kDepth) {
       const int64_t depth = std::min(kDepth, kernel.in - first);
-      for (int64_t lane = 0; lane < kPanel; ++lane)
+      for (int64_t lane = 0; lane < kPanel<T>; ++lane)
         for (int64_t c = 0; c < depth; ++c)
           for (int64_t tap = 0; tap < 9; ++tap) {
             const T* const from = kernel.data + (o + lane) * kernel.out_step + (first + c) * kernel.in_step;
-            part[(c * 9 + tap) * kPanel + lane] =
+            part[(c * 9 + tap) * kPanel<T> + lane] =
                 o + lane < kernel.out ? from[tap / 3 * kernel.row_step + tap % 3 * kernel.column_step] : T(0);
           }
       for (int64_t c = 0; c < depth; ++c)
-        for (int64_t lane = 0; lane < kPanel; lane += kLanes<T>) {
+        for (int64_t lane = 0; lane < kPanel<T>; lane += kLanes<T>) {
           Vec<T> taps[3][3], at[6][6];
-          load_points<T, 3>(part + c * 9 * kPanel + lane, kPanel, taps);
+          load_points<T, 3>(part + c * 9 * kPanel<T> + lane, kPanel<T>, taps);
           both<T, 3, 6>(taps, at, of_taps<T>);
-          store_points<T, 6>(at, packed + o * kernel.in + (first + c) * kPanel + lane, padded * kernel.in);
+          store_points<T, 6>(at, packed + o * kernel.in + (first + c) * kPanel<T> + lane, plane);
         }
     }
 }
 
 template <class T>
-void unpack(const T* sums, int64_t rows, const Kernel<T>& gradient, int64_t begin, int64_t end) {
-  const int64_t padded = winograd_padded(gradient.out);
-  for (int64_t c = begin; c < end; ++c)
-    for (int64_t o = 0; o < gradient.out; o += kLanes<T>) {
+void correlate(const T* gradients, int64_t out, const T* values, int64_t in, int64_t rows, int64_t count,
+               const Part& part, T* sums, bool add) {
+  const int64_t plane_out = winograd_plane(rows, (out + kRowPanel - 1) / kRowPanel * kRowPanel);
+  const int64_t plane_in = winograd_plane(rows, (in + kPanel<T> - 1) / kPanel<T> * kPanel<T>);
+  for (int64_t p = 0; p < kPoints; ++p)
+    for (int64_t o = part.out; o < part.out_end; o += kRowPanel)
+      tile_product<T>(gradients + p * plane_out + o * rows, 1, kRowPanel, values + p * plane_in + part.in * rows,
+                      kPanel<T>, kPanel<T> * rows, sums + p * kSumsPlane + (o - part.out) * kColumnBlock, kColumnBlock,
+                      std::min(kRowPanel, part.out_end - o), part.in_end - part.in, count, add);
+}
+
+template <class T>
+void unpack(const T* sums, int64_t groups, int64_t step, const Part& part, const Kernel<T>& gradient) {
+  for (int64_t o = part.out; o < part.out_end; ++o)
+    for (int64_t c = part.in; c < part.in_end; c += kLanes<T>) {
+      const T* const from = sums + (o - part.out) * kColumnBlock + c - part.in;
       Vec<T> at[6][6], taps[3][3];
-      load_points<T, 6>(sums + c * padded + o, rows * padded, at);
+      load_points<T, 6>(from, kSumsPlane, at);
+      for (int64_t g = 1; g < groups; ++g)
+        for (int p = 0; p < kPoints; ++p) at[p / 6][p % 6] += load(from + g * step + p * kSumsPlane);
       both<T, 6, 3>(at, taps, to_taps<T>);
       T* const to = gradient.data + o * gradient.out_step + c * gradient.in_step;
-      for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j)
-          for (int lane = 0; lane < kLanes<T>; ++lane)
-            to[lane * gradient.out_step + i * gradient.row_step + j * gradient.column_step] = taps[i][j][lane];
+      for (int lane = 0; lane < kLanes<T>; ++lane)
+        for (int i = 0; i < 3; ++i)
+          for (int j = 0; j < 3; ++j)
+            to[lane * gradient.in_step + i * gradient.row_step + j * gradient.column_step] = taps[i][j][lane];
     }
 }
 
@@ -236,24 +248,25 @@ void unpack(const T* sums, int64_t rows, const Kernel<T>& gradient, int64_t begi
   void winograd_pack(const Kernel<const T>& kernel, int64_t begin, int64_t end, T* packed) {                           \
     pack(kernel, begin, end, packed);                                                                                  \
   }                                                                                                                    \
-  void winograd_unpack(const T* sums, int64_t rows, const Kernel<T>& gradient, int64_t begin, int64_t end) {           \
-    unpack(sums, rows, gradient, begin, end);                                                                          \
+  void winograd_values(const Tiled<const T>& x, int64_t first, int64_t count, T* values, int64_t rows,                 \
+                       int64_t panel) {                                                                                \
+    tiles_of<T, 6, 1>(x, first, count, values, rows, panel, of_values<T>);                                             \
   }                                                                                                                    \
-  void winograd_values(const Tiled<const T>& x, int64_t first, int64_t count, T* values, int64_t rows) {               \
-    values_of(x, first, count, values, rows);                                                                          \
-  }                                                                                                                    \
-  void winograd_gradients(const Tiled<const T>& grad, int64_t first, int64_t count, T* values, int64_t rows,           \
-                          int64_t padded) {                                                                            \
-    gradients_of(grad, first, count, values, rows, padded);                                                            \
+  void winograd_gradients(const Tiled<const T>& grad, int64_t first, int64_t count, T* gradients, int64_t rows) {      \
+    tiles_of<T, 4, 0>(grad, first, count, gradients, rows, kRowPanel, of_results<T>);                                  \
   }                                                                                                                    \
   void winograd_multiply(const T* values, int64_t rows, int64_t in, const T* packed, const T* bias, int64_t begin,     \
                          int64_t end, T* sums, const Tiled<T>& out, int64_t first, int64_t count) {                    \
     multiply(values, rows, in, packed, bias, begin, end, sums, out, first, count);                                     \
   }                                                                                                                    \
-  void winograd_correlate(const T* values, int64_t in, const T* gradients, int64_t padded, int64_t count, T* sums,     \
-                          bool add) {                                                                                  \
-    tile_product<T>(values, 1, in, gradients, padded, 2 * kLanes<T>, sums, padded, in, padded, count, add);            \
-  }
+  void winograd_correlate(const T* gradients, int64_t out, const T* values, int64_t in, int64_t rows, int64_t count,   \
+                          const Part& part, T* sums, bool add) {                                                       \
+    correlate(gradients, out, values, in, rows, count, part, sums, add);                                               \
+  }                                                                                                                    \
+  void winograd_unpack(const T* sums, int64_t groups, int64_t step, const Part& part, const Kernel<T>& gradient) {     \
+    unpack(sums, groups, step, part, gradient);                                                                        \
+  }                                                                                                                    \
+  void winograd_panel(T, int64_t* panel) { *panel = kPanel<T>; }
 CLEAD_DEFINE(float)
 CLEAD_DEFINE(double)
 

@@ -9,11 +9,12 @@ import bench.steps.run as harness
 from bench import rows
 from bench.__main__ import main, parse
 from bench.run import Options
-from bench.steps import optimizers
+from bench.steps import convolutions, optimizers
 from bench.steps.cases import FORMS, StepCase, prepare
 from bench.steps.loading import PILLoading
 from clead.augment import AUGMENTATIONS
 from clead.rng import Rng
+from clead_kernels import build_info
 
 # Passes over a batch, a backward pass counting 1 for the images and 1 for the weights, from the official codes:
 # (method, attack steps, plain, needed).
@@ -99,6 +100,23 @@ def test_rows_of_an_optimizer(monkeypatch):
     monkeypatch.setitem(optimizers.CONFIGS, "lars", replace(optimizers.CONFIGS["lars"], decay_vectors=False))
     found, sound = harness.run(options, lines.append)
     assert not sound and found[1]["reason"].startswith("wrong: weights are off by") and found[1]["p50_ms"] is None
+
+
+@pytest.mark.skipif(not build_info(), reason="no native kernels")
+def test_rows_of_a_convolution(monkeypatch):
+    lines = []
+    options = Options(quick=True, memory=False, cases="convolution/")
+    found, sound = harness.run(options, lines.append)
+    assert sound and {row["mode"] for row in found} == {"forward", "data", "weight"}
+    assert all(tuple(row) == rows.COLUMNS and 0 < row["value_error"] < 2e-6 for row in found)
+    forward = {row["impl"]: row for row in found if row["mode"] == "forward"}
+    assert list(forward) == ["torch", "channels-last", "clead", "clead-packed"]
+    assert forward["clead"]["ratio_to_eager"] == pytest.approx(forward["torch"]["p50_ms"] / forward["clead"]["p50_ms"])
+    assert forward["clead"]["flops"] == 2 * 9 * 64 * 64 * 4 * 4 * 64
+    parse(found[1]["command"].split()[3:])
+    monkeypatch.setattr(convolutions, "PackedConv3x3", lambda weight: lambda x: 1.001 * x)
+    found, sound = harness.run(replace(options, cases="convolution/forward"), lines.append)
+    assert not sound and [row["impl"] for row in found if row["reason"].startswith("wrong: off by")] == ["clead-packed"]
 
 
 @pytest.mark.parametrize(("name", "channels"), [("simclr", 3), ("crop_flip", 3), ("digits", 1)])

@@ -76,6 +76,14 @@ def good(name: str, variant: int) -> dict[str, Any]:
         numbers = torch.rand(sum(len(STEPS[step]) for step in steps), 6, dtype=torch.float64) + 1
         values |= {"images": torch.rand(3, 3, 5, 4), "parameters": numbers, "out": torch.zeros(6, 3, 5, 4)}
         values |= {"steps": [NAMES.index(step) for step in steps], "max_value": 255.0, "clip": True}
+    if name.startswith("conv3x3"):
+        x, weight, grad = torch.rand(2, 5, 6, 16), torch.rand(32, 16, 3, 3), torch.rand(2, 5, 6, 32)
+        values |= {"x": x.permute(0, 3, 1, 2), "weight": weight, "bias": torch.rand(32) if variant else None}
+        values |= {"grad": grad.permute(0, 3, 1, 2), "out": torch.rand(2, 5, 6, 32).permute(0, 3, 1, 2)}
+        values |= {"turned": variant == 2, "packed": torch.rand(36 * (64 * (32 if variant == 2 else 16) + 16))}
+        values |= {"grad_weight": torch.rand(32, 16, 3, 3)}
+        if name == "conv3x3_packed_" and variant == 2:
+            values |= {"x": values["grad"], "out": torch.rand(2, 5, 6, 16).permute(0, 3, 1, 2), "bias": torch.rand(16)}
     return values
 
 
@@ -104,7 +112,7 @@ def views(x: Tensor) -> Iterator[tuple[str, Any]]:
         strides = range(1, x.ndim + 1)
         yield "step of 0", x[:1].expand(x.shape)
         yield "one number", x.new_zeros(()).expand(x.shape)
-        yield "overlapping", x.new_zeros(64).as_strided(x.shape, tuple(1 for _ in strides))
+        yield "overlapping", x.new_zeros(64 + x.numel()).as_strided(x.shape, tuple(1 for _ in strides))
         yield "huge strides", x.new_zeros(64).as_strided((1,) * x.ndim, tuple(2**62 - step for step in strides))
         yield "no rows, huge strides", x.as_strided((0,) * x.ndim, tuple(2**62 for _ in strides))
         yield "far columns", x.as_strided((5, 0), (2**61, 1))

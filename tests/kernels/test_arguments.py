@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kernels
 A, B = torch.ones(6, 3), torch.ones(8, 3)
 LABELS, MORE = torch.tensor([0, 1, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 1, 2, 2, 1, 1])
 X = torch.full((2, 3, 4, 4), 0.5)
+W = torch.full((5, 3, 3, 3), 0.5)
 META = torch.device("meta")
 GOOD = {
     "info_nce": {"anchors": A, "candidates": B},
@@ -39,6 +40,7 @@ GOOD = {
     "random_start_": {"x_adv": X, "x": X, "eps": 0.1, "seed": 1},
     "project_": {"x_adv": X, "x": X, "eps": 0.1},
     "explain": {},
+    "conv3x3": {"x": X, "weight": W, "bias": W[:, 0, 0, 0]},
     "augment": {"images": X, "steps": [("flip", torch.zeros(1, 2, dtype=torch.float64))]},
 }
 
@@ -107,6 +109,9 @@ BAD = {
     "steps": (None, "x", 1, [], ["flip"], [("flip", None)], [("x", torch.zeros(1, 2))], [("flip", torch.zeros(1, 2))]),
     "max_value": (None, "x", True, 1j, 0, -1.0, math.nan, math.inf),
     "clip": FLAGS,
+    "conv3x3.x": (*IMAGES[:-3], X.double(), X[0], X[:, :2], X[..., :0], *IMAGES[-2:]),
+    "conv3x3.weight": (*NO_TENSOR, None, W.to_sparse(), W.long(), W[0], W[..., :2], W.to(torch.complex64)),
+    "conv3x3.bias": (*NO_TENSOR[1:], W[:, 0, 0, 0].to_sparse(), A[0], W[:, 0, 0, :1], LABELS[:5], W[:, 0, 0, 0].half()),
     "augment.dtype": ("x", 1, torch.int8, torch.complex64),
     "op": ("x", 1),
     "device": ("x", 1.5),

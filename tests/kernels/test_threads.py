@@ -52,6 +52,10 @@ def images_of(a: Tensor, norm: str) -> list[Tensor]:
 def everything(name: str, a: Tensor, b: Tensor) -> list[Tensor]:
     if name in ("linf", "l2", "l1"):
         return images_of(a, name)
+    if name == "convolution":
+        leaves = [a.float().view(6, 16, 10, 10).repeat(20, 1, 1, 1), b.float().flatten()[:6912].view(48, 16, 3, 3)]
+        out = kernels.conv3x3(*(leaf.requires_grad_() for leaf in leaves), impl="native")
+        return [out, *torch.autograd.grad(out.square().sum(), leaves)]
     if name == "nearest":
         bank = torch.cat([a, b]).repeat(17, 1)  # many threads' worth of it, full of ties
         return list(kernels.similarity_topk(a[:40], bank, k=20, impl="native"))
@@ -77,7 +81,7 @@ def moved():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [*LOSSES, "nearest", "linf", "l2", "l1"])
+@pytest.mark.parametrize("name", [*LOSSES, "nearest", "convolution", "linf", "l2", "l1"])
 def test_no_bit_depends_on_the_number_or_the_order_of_threads(name, dtype, randn, moved):
     a, b = (randn(400, 24, dtype=dtype, seed=seed) for seed in (1, 2))
     torch.set_num_threads(1)

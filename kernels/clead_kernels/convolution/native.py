@@ -11,13 +11,17 @@ _library.define("conv3x3_pack_(Tensor weight, bool turned, Tensor(a!) packed) ->
 _library.define("conv3x3_packed_(Tensor x, Tensor packed, Tensor? bias, Tensor(a!) out) -> ()")
 _library.define("conv3x3_weight_gradient_(Tensor x, Tensor grad, Tensor(a!) grad_weight) -> ()")
 
-POINTS = 36
+_POINTS = 36
 _COLUMNS = 64  # output channels are padded to a multiple of it
+_GAP = 16  # numbers between the points, which keeps them apart in caches
+_HELD = (
+    2**24
+)  # bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[B, K, H, W]; see ``reference.forward``."""
-    return convolve(x, _packed(weight, False), bias, weight.shape[0])
+    return _convolve_once(x, weight, bias, False)
 
 
 def backward(grad: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,7 +29,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tupl
     grad = innermost(grad)
     grad_x, grad_weight, grad_bias = (grad.new_empty(0) for _ in range(3))
     if needs[0]:
-        grad_x = convolve(grad, _packed(weight, True), None, weight.shape[1])
+        grad_x = _convolve_once(grad, weight, None, True)
     if needs[1]:
         grad_weight = torch.empty_like(weight)
         torch.ops.clead.conv3x3_weight_gradient_.default(innermost(x), grad, grad_weight)
@@ -37,7 +41,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tupl
 def room(weight: Tensor, turned: bool) -> Tensor:
     """Uninitialised memory for ``pack``."""
     out, channels = weight.shape[1::-1] if turned else weight.shape[:2]
-    return weight.new_empty(POINTS * -(-out // _COLUMNS) * _COLUMNS * channels)
+    return weight.new_empty(_POINTS * (-(-out // _COLUMNS) * _COLUMNS * channels + _GAP))
 
 
 def pack(weight: Tensor, turned: bool, packed: Tensor) -> None:
@@ -48,7 +52,7 @@ def pack(weight: Tensor, turned: bool, packed: Tensor) -> None:
 def convolve(x: Tensor, packed: Tensor, bias: Tensor | None, channels: int) -> Tensor:
     """[B, channels, H, W] by a packed weight."""
     x = innermost(x)
-    out = torch.empty((x.shape[0], channels, *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last)
+    out = _result(x, channels)
     torch.ops.clead.conv3x3_packed_.default(x, packed, None if bias is None else bias.contiguous(), out)
     return out
 
@@ -58,7 +62,19 @@ def innermost(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
-def _packed(weight: Tensor, turned: bool) -> Tensor:
-    packed = room(weight, turned)
-    pack(weight, turned, packed)
-    return packed
+def _convolve_once(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
+    """[B, channels, H, W] by a weight that is packed for this call, some output channels after the other."""
+    x, (out, channels) = innermost(x), weight.shape[1::-1] if turned else weight.shape[:2]
+    result = _result(x, out)
+    count = max(1, _HELD // (_POINTS * _COLUMNS * max(channels, 1) * weight.element_size())) * _COLUMNS
+    for first in range(0, out, count):
+        part = weight.narrow(int(turned), first, min(count, out - first))
+        packed = room(part, turned)
+        pack(part, turned, packed)
+        shift = None if bias is None else bias[first : first + count].contiguous()
+        torch.ops.clead.conv3x3_packed_.default(x, packed, shift, result[:, first : first + count])
+    return result
+
+
+def _result(x: Tensor, channels: int) -> Tensor:
+    return torch.empty((x.shape[0], channels, *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last)

@@ -32,7 +32,9 @@ def differentiable_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The same by an operator that has a derivative itself; None where ``needs`` says no."""
     with full_precision(x.device):
-        grads: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        grads = torch.ops.aten.convolution_backward(
             grad, x, weight, [weight.shape[0]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, needs
         )
-        return grads
+    # Some backends give the weight's gradient along with the bias's.
+    by_x, by_weight, by_bias = (part if need else None for part, need in zip(grads, needs, strict=True))
+    return by_x, by_weight, by_bias
