@@ -51,7 +51,7 @@ TOP = {
     "cli",
     "__init__",
 }
-KERNEL_USERS = {"augment", "losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
+KERNEL_USERS = {"augment", "models", "losses", "attacks", "methods", "engine", "protocols", "rng", *TOP}
 
 
 def imports(file: Path):

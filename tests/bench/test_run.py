@@ -239,7 +239,7 @@ def test_cases_have_names_of_their_own_and_sizes(quick, cuda):
     assert len(set(names)) == len(names)
     assert max(Counter(case.part for case in cases).values()) <= 60
     assert all(case.bytes("full") > 0 and math.isfinite(case.flops("full")) for case in cases)
-    assert {case.op for case in cases} == set(dispatch.OPS) - {"augment"}  # that has bench.steps.augment
+    assert {case.op for case in cases} == set(dispatch.OPS) - {"augment", "conv3x3"}  # which bench.steps has
 
 
 @pytest.mark.parametrize(
