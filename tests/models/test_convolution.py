@@ -10,6 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clead.models import BatchNormConfig, ResNet, View, initialise
 from clead.models.convolution import Conv3x3
+from clead_kernels import _native
+
+native_only = pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}")
 
 
 class Seen(TorchDispatchMode):
@@ -46,6 +49,7 @@ def conv(winograd=True, channels=(32, 48)):
 X = torch.randn(8, 32, 9, 8, generator=torch.Generator().manual_seed(4))
 
 
+@native_only
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("depth", [18, 34])
 def test_features_and_gradients_are_those_of_float64_in_either_way(depth, training, monkeypatch):
@@ -67,6 +71,7 @@ def test_features_and_gradients_are_those_of_float64_in_either_way(depth, traini
     assert not torch.equal(found[True][0], found[False][0])
 
 
+@native_only
 def test_a_view_convolves_packed_weights_and_takes_over_new_ones():
     encoder = encoder_of(18)
     view, x = View(encoder, training=False), images()
