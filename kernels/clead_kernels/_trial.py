@@ -81,10 +81,10 @@ def choose(
     """
     tensors, grads = (first, *others), torch.is_grad_enabled()
     needs = [None if x is None else grads and x.requires_grad for x in tensors]
-    key = (op, impl, first.device, first.dtype, *needs, *kind)
-    taken = _compiled(key) if torch.compiler.is_compiling() else _taken(key)
-    if taken or large:
-        return taken or impl
+    key = (op, impl, first.get_device(), first.dtype, *needs, *kind)
+    finding = _compiled(key) if torch.compiler.is_compiling() else _findings.get(key)
+    if finding is not None or large:
+        return impl if finding is None else finding.taken
     if _library.watched(*tensors) or _recorded(first) or not first.numel():
         return "reference"
     finding = _try(impl, run, tensors, accuracy, writes)
@@ -129,8 +129,8 @@ def report(op: str, impl: str, device: torch.device, dtype: torch.dtype) -> tupl
     """Whether ``impl`` is still a choice, and what was found in this process; empty for nothing."""
     found = [
         finding
-        for (name, tried, place, of, *_), finding in list(_findings.items())
-        if (name, tried, place.type, of) == (op, impl, device.type, dtype) and device.index in (None, place.index)
+        for (name, tried, index, of, *_), finding in list(_findings.items())
+        if (name, tried, of) == (op, impl, dtype) and device.index in (None, index)
     ]
     if not found:
         return True, ""
@@ -139,13 +139,10 @@ def report(op: str, impl: str, device: torch.device, dtype: torch.dtype) -> tupl
     return right > 0, "; ".join([*texts, *dict.fromkeys(f"one {f.text}" for f in found if f.text)])
 
 
-def _taken(key: tuple[Any, ...]) -> str:
-    finding = _findings.get(key)
-    return finding.taken if finding else ""
-
-
-# What is known when code is compiled, without a guard on what is found later.
-_compiled: Callable[[tuple[Any, ...]], str] = torch.compiler.assume_constant_result(_taken)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _compiled(key: tuple[Any, ...]) -> _Finding | None:
+    """What is known when code is compiled, without a guard on what is found later."""
+    return _findings.get(key)
 
 
 def _recorded(x: Tensor) -> bool:

@@ -58,6 +58,10 @@ def test_numerics_of_similarity() -> None:
     run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"))
 
 
+def test_trials_find_the_kernels_right() -> None:
+    run("-m", "pytest", str(HERE / "test_trial.py"))
+
+
 @pytest.mark.slow
 def test_the_rest_of_the_numerics() -> None:
     for name in ("triton_similarity_interpreted.py", "triton_augment_interpreted.py"):

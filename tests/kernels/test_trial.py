@@ -44,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def on_trial(monkeypatch):
-    """Kernels of the CPU on trial, and nothing found yet; warnings are errors."""
+    """Kernels of the CPU on trial, and nothing found yet; a warning of ours is an error."""
     rows = {}
     for op, of_op in dispatch._ROWS.items():
         kernels = [replace(row, on_trial=True) for row in of_op if row.impl == IMPL and "cpu" in row.devices]
@@ -52,7 +52,7 @@ def on_trial(monkeypatch):
     monkeypatch.setattr(dispatch, "_ROWS", rows)
     monkeypatch.setattr(_trial, "_findings", {})
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", ".*choose by hand", RuntimeWarning)  # NumPy, which interprets, has others
         yield
 
 
@@ -303,7 +303,7 @@ def test_where_a_trial_is_possible(context):
     with mode:
         for case in ("rows of info_nce", "similarity", "similarity_topk", "project_"):
             CASES[case][1](made)
-    assert found() == [IMPL] * 4
+    assert found() == [IMPL] * (4 if IMPL == "native" else 3)  # project_ is not written in Triton
 
 
 def test_grad_of_one_side_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,15 +72,19 @@ def augment(
     rest = parameters, codes, float(max_value), clip, result
     chosen = row.impl
     if row.on_trial and impl == "auto":
-
-        def run(impl: str, images: Tensor) -> Tensor:
-            augmented: Tensor = ops.augment_op(images, *rest, impl)
-            return augmented
-
-        kind = (*names, clip, result, images.is_contiguous())
-        chosen = _trial.choose("augment", chosen, kind, run, images.detach())
+        chosen = _tried(row, images.detach(), (*names, clip, result, images.is_contiguous()), rest)
     augmented: Tensor = ops.augment_op(images.detach(), *rest, chosen)
     return augmented
+
+
+def _tried(row: dispatch.Support, images: Tensor, kind: tuple[Any, ...], rest: tuple[Any, ...]) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, images: Tensor) -> Tensor:
+        augmented: Tensor = ops.augment_op(images, *rest, impl)
+        return augmented
+
+    return _trial.choose(row.op, row.impl, kind, run, images)
 
 
 def _check_images(images: Tensor, max_value: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,35 +62,42 @@ def _call(
     temperature, number = arguments.split_temperature(options.temperature, anchors.device)
     chosen = row.impl
     if row.on_trial and options.impl == "auto":
-
-        def run(impl: str, anchors: Tensor, candidates: Tensor | None, temperature: Tensor | None) -> Tensor:
-            return compute(impl, (temperature, number), anchors, candidates, pairs, form, options)
-
-        sizes = anchors.shape[0], (anchors if candidates is None else candidates).shape[0]
-        chosen = _trial.choose(
-            op,
-            chosen,
-            (*features.items(), *pairs.given(), *map(_trial.size, sizes), *_kind(anchors, temperature, form, options)),
-            run,
-            anchors,
-            candidates,
-            temperature,
-            accuracy=_trial.DECISIONS if pairs.compares else _trial.SUMS,
-            large=_trial.large(*sizes),
-        )
+        tensors = anchors, candidates, temperature
+        chosen = _tried(row, tuple(features.values()), compute, *tensors, number, pairs, form, options)
     return compute(chosen, (temperature, number), anchors, candidates, pairs, form, options)
 
 
-def _kind(anchors: Tensor, temperature: Tensor | None, form: Form, options: Options) -> tuple[Any, ...]:
-    """What else picks another Triton kernel."""
-    return (
-        _trial.width(anchors.shape[1]),
-        temperature is None or temperature.device == anchors.device,
-        form.positives_reduction,
-        options.normalize,
-        options.weights is None,
-        options.grad_candidates,
-        options.reduction,
+def _tried(
+    row: dispatch.Support,
+    features: tuple[str, ...],
+    compute: Callable[..., Tensor],
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature: Tensor | None,
+    number: float,
+    pairs: Pairs,
+    form: Form,
+    options: Options,
+) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, anchors: Tensor, candidates: Tensor | None, temperature: Tensor | None) -> Tensor:
+        return compute(impl, (temperature, number), anchors, candidates, pairs, form, options)
+
+    rows, columns = anchors.shape[0], (anchors if candidates is None else candidates).shape[0]
+    sizes = _trial.size(rows), _trial.size(columns), _trial.width(anchors.shape[1])
+    near = temperature is None or temperature.device == anchors.device
+    chosen = options.normalize, options.reduction, options.grad_candidates, options.weights is None
+    return _trial.choose(
+        row.op,
+        row.impl,
+        (*features, *pairs.given(), form.positives_reduction, near, *chosen, *sizes),
+        run,
+        anchors,
+        candidates,
+        temperature,
+        accuracy=_trial.DECISIONS if pairs.compares else _trial.SUMS,
+        large=_trial.large(rows, columns),
     )
 
 

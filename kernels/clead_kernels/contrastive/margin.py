@@ -62,18 +62,23 @@ def instance_margin(
     scale = arguments.split_temperature(temperature, anchors.device)
     chosen = row.impl
     if row.on_trial and impl == "auto":
-
-        def run(impl: str, a: Tensor, b: Tensor) -> Tensor:
-            """Margins, and what they are differences of; gradients are the same code, and those of ties are not."""
-            a, b = a.detach(), b.detach()
-            usual = torch.linalg.vector_norm(working_rows(b, normalize)) / max(1, len(b)) ** 0.5
-            lengths = usual * torch.linalg.vector_norm(working_rows(a, normalize), dim=1)
-            return torch.stack([_forward_op(a, b, None, 1.0, normalize, positives, impl)[0], lengths], 1)
-
-        sizes = _trial.size(rows), _trial.size(columns), _trial.width(anchors.shape[1])
-        chosen = _trial.choose("instance_margin", chosen, (normalize, *sizes), run, anchors, candidates)
+        chosen = _tried(row, anchors, candidates, normalize, positives)
     margin: Tensor = _forward_op(anchors, candidates, *scale, normalize, positives, chosen)[0]
     return margin
+
+
+def _tried(row: dispatch.Support, anchors: Tensor, candidates: Tensor, normalize: bool, positives: Tensor) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, a: Tensor, b: Tensor) -> Tensor:
+        """Margins, and what they are differences of; gradients are the same code, and those of ties are not."""
+        a, b = a.detach(), b.detach()
+        usual = torch.linalg.vector_norm(working_rows(b, normalize)) / max(1, len(b)) ** 0.5
+        lengths = usual * torch.linalg.vector_norm(working_rows(a, normalize), dim=1)
+        return torch.stack([_forward_op(a, b, None, 1.0, normalize, positives, impl)[0], lengths], 1)
+
+    sizes = _trial.size(anchors.shape[0]), _trial.size(candidates.shape[0]), _trial.width(anchors.shape[1])
+    return _trial.choose(row.op, row.impl, (normalize, *sizes), run, anchors, candidates)
 
 
 def _temperature(temperature_tensor: Tensor | None, temperature: float, like: Tensor) -> Tensor | float:

@@ -139,21 +139,17 @@ class Pairs(NamedTuple):
     def given(self) -> tuple[bool | str, ...]:
         """Which rules there are beside ``features``: a kernel is another one for each."""
         return (
-            self.self_offset < 0,
-            self.positive_offset < 0,
             self.positive_index is None,
             self.groups is None,
             self.candidate_groups is None,
             self.threshold is None,
             self.row_threshold is None,
             self.clusters is None,
-            self.clusters is self.candidate_clusters,
             self.each_level,
             self.all_rules,
             # Branches, for what a compiler may not know the value of.
-            "views" if self.images >= 0 else "",
-            "up to 16" if self.topk <= 16 else "up to 64" if self.topk <= 64 else "",
-            "weight 0" if self.weight == 0.0 else "",
+            "up to 16" if self.topk <= 16 else "up to 64" if self.topk <= 64 else "more",
+            "left out" if self.weight == 0.0 else "weighted",
         )
 
     @property

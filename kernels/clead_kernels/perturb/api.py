@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -82,12 +83,9 @@ def pgd_step_(
         arguments.check_buffer(momentum_buffer, momentum, x_adv, grad, x)
     taken = row.impl
     if row.on_trial and impl == "auto":
-
-        def step(impl: str, x_adv: Tensor, buffer: Tensor | None) -> None:
-            _step(impl, norm, x_adv, grad, x, buffer, momentum, rest)
-
-        taken = _tried(row, (norm, targeted, grad.is_contiguous()), step, x, x_adv, momentum_buffer)
-    _step(taken, norm, x_adv, grad, x, momentum_buffer, momentum, rest)
+        write = partial(_step, norm, grad, x, momentum, rest)
+        taken = _tried(row, (norm, targeted, grad.is_contiguous()), write, x, x_adv, momentum_buffer)
+    _step(norm, grad, x, momentum, rest, taken, x_adv, momentum_buffer)
     return x_adv
 
 
@@ -138,11 +136,8 @@ def random_start_(
     rest = arguments.clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high
     taken = row.impl
     if row.on_trial and impl == "auto":
-
-        def start(impl: str, x_adv: Tensor) -> None:
-            ops.RANDOM_START[norm][impl](x_adv, *rest)
-
-        taken = _tried(row, (norm, sample_ids is None), start, rest[0], x_adv)
+        write = partial(_write, ops.RANDOM_START[norm], rest)
+        taken = _tried(row, (norm, sample_ids is None), write, rest[0], x_adv)
     ops.RANDOM_START[norm][taken](x_adv, *rest)
     return x_adv
 
@@ -182,29 +177,29 @@ def project_(
     rest = arguments.clean(x, x_adv), radius, radius_tensor, low, high
     taken = row.impl
     if row.on_trial and impl == "auto":
-
-        def project(impl: str, x_adv: Tensor) -> None:
-            ops.PROJECT[norm][impl](x_adv, *rest)
-
-        taken = _tried(row, (norm,), project, rest[0], x_adv)
+        taken = _tried(row, (norm,), partial(_write, ops.PROJECT[norm], rest), rest[0], x_adv)
     ops.PROJECT[norm][taken](x_adv, *rest)
     return x_adv
 
 
 def _step(
-    impl: str,
     norm: Norm,
-    x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
-    buffer: Tensor | None,
     momentum: float,
     rest: tuple[Any, ...],
+    impl: str,
+    x_adv: Tensor,
+    buffer: Tensor | None,
 ) -> None:
     if buffer is not None:
         ops.MOMENTUM[impl](buffer, grad, float(momentum))
         grad = buffer
     ops.PGD_STEP[norm][impl](x_adv, grad, x, *rest)
+
+
+def _write(by_impl: dict[str, ops.Op], rest: tuple[Any, ...], impl: str, x_adv: Tensor) -> None:
+    by_impl[impl](x_adv, *rest)
 
 
 def _tried(

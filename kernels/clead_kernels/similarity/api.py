@@ -50,13 +50,7 @@ def similarity(
     tensor, number = arguments.split_temperature(temperature, a.device)
     chosen = row.impl
     if row.on_trial and impl == "auto":
-
-        def run(impl: str, a: Tensor, b: Tensor, tensor: Tensor | None) -> Tensor:
-            scores: Tensor = ops.forward_op(a, b, tensor, number, normalize, impl)
-            return scores
-
-        kind = normalize, len(batches[0]), len(batches[1]), *_sizes(a, b)
-        chosen = _trial.choose("similarity", chosen, kind, run, a, b, tensor)
+        chosen = _tried(row, a, b, tensor, number, normalize)
     scores: Tensor = ops.forward_op(a, b, tensor, number, normalize, chosen)
     return scores
 
@@ -94,20 +88,34 @@ def similarity_topk(
     row = dispatch.find("similarity_topk", impl, device=queries.device, dtype=queries.dtype, **features)
     chosen = row.impl
     if row.on_trial and impl == "auto":
-
-        def run(impl: str, queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-            """The values, and what the indices point at: equal values come in any order."""
-            queries, bank = queries.detach(), bank.detach()
-            values, indices = ops.topk_op(queries, bank, k, normalize, impl)
-            indices = torch.where((indices >= 0) & (indices < len(bank)), indices, 0)  # wrong ones must not be followed
-            rows, others = working_rows(queries, normalize), working_rows(bank, normalize)
-            pointed_at = torch.stack([(rows * others[column]).sum(1) for column in indices.unbind(1)], 1)
-            return values, pointed_at.to(values.dtype)
-
-        kind = normalize, _trial.size(k), *_sizes(queries, bank)
-        chosen = _trial.choose("similarity_topk", chosen, kind, run, queries, bank)
+        chosen = _tried_topk(row, queries, bank, k, normalize)
     values, indices = ops.topk_op(queries.detach(), bank.detach(), k, normalize, chosen)
     return values, indices
+
+
+def _tried(row: dispatch.Support, a: Tensor, b: Tensor, tensor: Tensor | None, number: float, normalize: bool) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, a: Tensor, b: Tensor, tensor: Tensor | None) -> Tensor:
+        scores: Tensor = ops.forward_op(a, b, tensor, number, normalize, impl)
+        return scores
+
+    return _trial.choose(row.op, row.impl, (normalize, a.ndim, b.ndim, *_sizes(a, b)), run, a, b, tensor)
+
+
+def _tried_topk(row: dispatch.Support, queries: Tensor, bank: Tensor, k: int, normalize: bool) -> str:
+    """As ``_tried``."""
+
+    def run(impl: str, queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """The values, and what the indices point at: equal values come in any order."""
+        queries, bank = queries.detach(), bank.detach()
+        values, indices = ops.topk_op(queries, bank, k, normalize, impl)
+        indices = torch.where((indices >= 0) & (indices < len(bank)), indices, 0)  # wrong ones must not be followed
+        rows, others = working_rows(queries, normalize), working_rows(bank, normalize)
+        pointed_at = torch.stack([(rows * others[column]).sum(1) for column in indices.unbind(1)], 1)
+        return values, pointed_at.to(values.dtype)
+
+    return _trial.choose(row.op, row.impl, (normalize, _trial.size(k), *_sizes(queries, bank)), run, queries, bank)
 
 
 def _sizes(a: Tensor, b: Tensor) -> tuple[int, int, int]:
