@@ -14,19 +14,19 @@ Made = dict[str, Tensor]
 
 
 def tensors(dtype: torch.dtype, device: str = "cpu", rows: int = 24) -> Made:
-    """Embeddings that require grad, images and what moves them."""
+    """Embeddings that require grad, images and what moves them, float64 parameters of an augmentation."""
     draw = torch.Generator().manual_seed(5)
     made = {name: torch.randn(rows, 20, generator=draw) for name in ("a", "b")}
     made |= {name: torch.rand(3, 3, 8, 8, generator=draw) for name in ("image", "x_adv")}
     made |= {"grad": torch.randn(3, 3, 8, 8, generator=draw), "buffer": torch.zeros(3, 3, 8, 8)}
     made = {name: x.to(device, dtype) for name, x in made.items()}
+    boxes = torch.tensor([[0.0, 1, 2], [2, 0, 1], [6, 7, 5], [5, 8, 6]], dtype=torch.float64, device=device)
+    made |= {"resized_crop": boxes, "flip": boxes[:1] % 2}
     return made | {name: made[name].requires_grad_() for name in ("a", "b")}
 
 
-def _boxes(device: torch.device) -> list[tuple[str, Tensor]]:
-    boxes = torch.tensor([[0.0, 1, 2], [2, 0, 1], [6, 7, 5], [5, 8, 6]], dtype=torch.float64)
-    flips = torch.tensor([[1.0, 0, 1]], dtype=torch.float64)
-    return [("resized_crop", boxes.to(device)), ("flip", flips.to(device))]
+def _augmented(made: Made) -> Tensor:
+    return clead_kernels.augment(made["image"], [(name, made[name]) for name in ("resized_crop", "flip")])
 
 
 def _labels(x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, Callable[[Made], object]]] = {
     "instance_margin": ("instance_margin", lambda t: clead_kernels.instance_margin(t["a"], t["b"])),
     "similarity": ("similarity", lambda t: clead_kernels.similarity(t["a"], t["b"], temperature=0.1)),
     "similarity_topk": ("similarity_topk", lambda t: clead_kernels.similarity_topk(t["a"], t["b"], 5)),
-    "augment": ("augment", lambda t: clead_kernels.augment(t["image"], _boxes(t["image"].device))),
+    "augment": ("augment", _augmented),
     "project_": ("project_", lambda t: clead_kernels.project_(t["x_adv"], t["image"], eps=0.1, norm="l2")),
     "random_start_": ("random_start_", lambda t: clead_kernels.random_start_(t["x_adv"], t["image"], eps=0.1, seed=3)),
     **{
