@@ -338,7 +338,7 @@ class Watching(TorchDispatchMode):
 
 
 @native_only
-@pytest.mark.parametrize("where", ["mode", "transform", "trace", "fake", "empty"])
+@pytest.mark.parametrize("where", ["mode", "transform", "trace", "fake", "empty", "no candidates"])
 def test_where_no_trial_is_possible_the_reference_runs_until_one_was(counted, where):
     made = tensors(torch.float32)
     a, b = made["a"].detach(), made["b"].detach()
@@ -354,8 +354,10 @@ def test_where_no_trial_is_possible_the_reference_runs_until_one_was(counted, wh
         elif where == "fake":
             with FakeTensorMode() as mode:
                 info_nce(mode.from_tensor(a), mode.from_tensor(b))
-        else:
+        elif where == "empty":
             info_nce(a[:0], b)
+        else:
+            info_nce(a, b[:0], positives=torch.full([24], -1))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -368,7 +370,7 @@ def test_where_no_trial_is_possible_the_reference_runs_until_one_was(counted, wh
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         call()
-    if where not in ("fake", "empty"):
+    if where in ("mode", "transform", "trace"):
         assert counted["reference"] == before["reference"]
 
 
