@@ -396,11 +396,16 @@ def test_compiled_calls_take_what_was_known(counted, known):
 
 
 @native_only
-def test_large_matrices_are_no_trial(counted, monkeypatch, spoilt):
+@pytest.mark.parametrize("refused", [False, True])
+def test_large_matrices_are_no_trial_but_heed_smaller_ones(counted, monkeypatch, spoilt, refused):
+    if refused:
+        spoilt(ops._BACKWARD, larger)
+        with pytest.warns(RuntimeWarning, match="choose by hand"):
+            loss_and_grads()
+    counted.update(dict.fromkeys(counted, 0))
     monkeypatch.setattr(_trial, "large", lambda rows, columns: True)
     loss_and_grads()
-    assert counted == {"reference": 0, "native": 1, "triton": 0} and not found()
-    monkeypatch.undo()
+    assert counted == {"reference": refused, "native": not refused, "triton": 0} and len(found()) == refused
 
 
 def test_a_matrix_is_large_above_a_gibibyte():
