@@ -149,6 +149,16 @@ def _refuse_tangents(inputs: tuple[Any, ...]) -> None:
             )
 
 
+def watched(*tensors: torch.Tensor | None) -> bool:
+    """Whether someone must see the ops of a call: a compiler, a mode, a transform, a subclass."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in tensors if x is not None)
+    )
+
+
 def refuse_second_derivative(ctx: Any, *grads: Any) -> Any:
     """The ``backward`` of every backward op: a second derivative would otherwise be silently zero or wrong."""
     raise NotImplementedError("clead_kernels has first derivatives only: call backward or grad without create_graph")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
 
-from . import _native
+from . import _native, _trial
 
 Impl = Literal["auto", "reference", "triton", "native"]
 
@@ -30,9 +30,9 @@ _TRITON_RULES = (
     ("metric", ("cosine",)),
 )
 _SIXTEENS = ("channels", ("multiples of 16",))
-# Triton decides at its first import whether it compiles or interprets, so this must be known before.
-_TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Triton decides at its first import whether it compiles or interprets, so this must be known before.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Support:
         devices: device types; empty = any device PyTorch runs on.
         dtypes: dtypes of the tensors.
         features: (name, allowed values) pairs, e.g. ``("norm", ("linf",))``; a feature not named is not restricted.
+        on_trial: whether ``"auto"`` takes it only after a first call that agreed with the reference; see ``_trial``.
     """
 
     op: str
@@ -52,6 +53,7 @@ class Support:
     devices: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = _FLOATS
     features: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    on_trial: bool = False
 
     def covers(self, device: torch.device, dtype: torch.dtype, features: dict[str, str]) -> bool:
         """Whether this row admits the device, the dtype and every feature asked for."""
@@ -59,7 +61,7 @@ class Support:
             return False
         if dtype not in self.dtypes:
             return False
-        return all(features.get(name, _USUAL.get(name, values[0])) in values for name, values in self.features)
+        return all(features.get(name, values[0]) in values for name, values in self.features)
 
     def __str__(self) -> str:
         parts = ["any device" if not self.devices else ", ".join(self.devices), ", ".join(map(_short, self.dtypes))]
@@ -67,49 +69,43 @@ class Support:
         return f"{self.impl} ({'; '.join(parts)})"
 
 
-# Where the reference, which holds several matrices of all pairs, is no choice whatever its speed.
-_LARGE = (("matrix", ("above 1 GiB",)),)
-_LARGE_CALL, _USUAL = {"matrix": "above 1 GiB"}, {"matrix": "up to 1 GiB"}
+def _triton(
+    op: str, *features: tuple[str, tuple[str, ...]], dtypes: tuple[torch.dtype, ...] = _TRITON_DTYPES
+) -> tuple[Support, ...]:
+    """The reference of an op, and its Triton kernels: first on a GPU, last where they are interpreted."""
+    compiled = Support(op, "triton", ("cuda",), dtypes, features, on_trial=True)
+    reference = Support(op, "reference", dtypes=(*_FLOATS, *(dtype for dtype in dtypes if dtype not in _FLOATS)))
+    return compiled, reference, *((replace(compiled, devices=("cpu",), on_trial=False),) if _INTERPRETED else ())
+
 
 # The table. Within one op the order is the preference of impl="auto": the first row that covers the call and whose
-# implementation is present here. An implementation stands above another only where it was measured to be faster, or
-# where the other needs gigabytes that it does not.
+# implementation is present here. On the CPU an implementation stands above another only where it was measured to be
+# faster. Kernels for a GPU stand above the reference on trial: what they compute there is looked at, once.
 SUPPORT: tuple[Support, ...] = (
     *(Support(op, "native", devices=("cpu",)) for op in _CONTRASTIVE),
-    *(Support(op, "triton", ("cuda",), _TRITON_DTYPES, _TRITON_RULES + _LARGE) for op in _CONTRASTIVE),
-    *(Support(op, "reference") for op in _CONTRASTIVE),
-    *(Support(op, "triton", _TRITON_DEVICES, _TRITON_DTYPES, _TRITON_RULES) for op in _CONTRASTIVE),
+    *(row for op in _CONTRASTIVE for row in _triton(op, *_TRITON_RULES)),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[:2]),
-    Support("instance_margin", "triton", ("cuda",), _TRITON_DTYPES, (("width", ("up to 512",)), *_LARGE)),
-    Support("instance_margin", "reference"),
+    *_triton("instance_margin", ("width", ("up to 512",))),
     Support("instance_margin", "native", devices=("cpu",), dtypes=_FLOATS[2:]),
-    Support("instance_margin", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
     Support("sigmoid_loss", "native", devices=("cpu",)),
     Support("sigmoid_loss", "reference"),
     Support("similarity", "native", devices=("cpu",)),
-    Support("similarity", "reference"),
-    Support("similarity", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("width", ("up to 512",)),)),
+    *_triton("similarity", ("width", ("up to 512",))),
     Support("similarity_topk", "native", devices=("cpu",)),
-    Support("similarity_topk", "reference"),
-    Support(
-        "similarity_topk", "triton", _TRITON_DEVICES, _TRITON_DTYPES, (("k", ("up to 256",)), ("width", ("up to 512",)))
-    ),
+    *_triton("similarity_topk", ("k", ("up to 256",)), ("width", ("up to 512",))),
     *(
-        Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),))
+        Support(op, impl, devices, features=(("norm", ("linf", "l2", "l1")),), on_trial=devices == ("cuda",))
         for op in ("pgd_step_", "random_start_", "project_")
-        for impl, devices in (("native", ("cpu",)), ("reference", ()), ("native", ("cuda",)))
+        for impl, devices in (("native", ("cpu",)), ("native", ("cuda",)), ("reference", ()))
     ),
     Support("conv3x3", "native", ("cpu",), _FLOATS[:2], (_SIXTEENS, ("tiles", ("many",)))),
     Support("conv3x3", "reference"),
     Support("conv3x3", "native", ("cpu",), _FLOATS[:2], (_SIXTEENS,)),
     Support("augment", "native", devices=("cpu",), dtypes=(*_FLOATS, torch.uint8)),
-    Support("augment", "reference", dtypes=(*_FLOATS, torch.uint8)),
-    Support(
+    *_triton(
         "augment",
-        "triton",
-        _TRITON_DEVICES,
-        (*_TRITON_DTYPES, torch.uint8),
-        (("order", ("one geometry, colours before or after it",)),),
+        ("order", ("one geometry, colours before or after it",)),
+        dtypes=(*_TRITON_DTYPES, torch.uint8),
     ),
 )
 
@@ -118,7 +114,7 @@ _ROWS = {op: tuple(row for row in SUPPORT if row.op == op) for op in OPS}
 
 
 def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtype, **features: str) -> str:
-    """The implementation that runs ``op`` for these tensors.
+    """The implementation that runs ``op`` for these tensors; one on trial may turn out to be the reference.
 
     Args:
         op: public name, one of ``OPS``.
@@ -134,25 +130,23 @@ def resolve(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtyp
         ValueError: unknown op or impl.
         NotImplementedError: no implementation, or not the named one, can do it; quotes the table's rows.
     """
+    return find(op, impl, device=device, dtype=dtype, **features).impl
+
+
+def find(op: str, impl: str, *, device: torch.device | str, dtype: torch.dtype, **features: str) -> Support:
+    """The row of the table with the implementation that ``resolve`` names."""
     rows = _rows(op)
     if impl not in _IMPLS:
         raise ValueError(f"impl must be one of {', '.join(map(repr, _IMPLS))}, got {impl!r}")
     device = torch.device(device)
     for row in rows:
         if impl in ("auto", row.impl) and row.covers(device, dtype, features) and _absence(row.impl, device) is None:
-            return row.impl
-    # A large matrix is a preference, never a reason to refuse.
-    rows = tuple(row for row in rows if row.features[-1:] != _LARGE)
-    wanted = (f"{name}={value}" for name, value in features.items() if name not in _USUAL)
+            return row
+    wanted = (f"{name}={value}" for name, value in features.items())
     asked = ", ".join([device.type, _short(dtype), *wanted])
     message = f"impl={impl!r} cannot run {op} on {asked}; {op} has {' and '.join(map(str, rows))}"
     reason = _absence(impl, device) if any(row.impl == impl for row in rows) else None
     raise NotImplementedError(f"{message}; {impl} is absent here: {reason}" if reason else message)
-
-
-def matrix(rows: int, columns: int) -> dict[str, str]:
-    """The feature of a call that has ``rows`` x ``columns`` pairs: whether their matrix in float32 is a large one."""
-    return _LARGE_CALL if 4 * rows * columns > 2**30 else _USUAL
 
 
 def check(ops: Iterable[str], impl: str, device: torch.device | str, dtype: torch.dtype, **features: str) -> None:
@@ -176,7 +170,8 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
 
     Returns:
         One line per op with the choice, and below it one line per implementation with what it supports and whether
-        it is present.
+        it is present. On a GPU kernels are taken after a first call of each kind that agrees with the reference; the
+        text says what calls of this process have found.
     """
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
@@ -190,16 +185,17 @@ def explain(op: str | None = None, *, device: torch.device | str = "cpu", dtype:
 def _explain_one(op: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     rows, details, taken = _rows(op), [], ""
     for row in rows:
-        usual, large = row.covers(device, dtype, _USUAL), row.covers(device, dtype, _LARGE_CALL)
         absence = _absence(row.impl, device)
-        if not usual and not large:
+        state = "available" if taken else "taken"
+        if not row.covers(device, dtype, {}):
             state = f"not for {device.type} {_short(dtype)}"
         elif absence is not None:
             state = f"absent here: {absence}"
-        elif not usual:
-            state = "taken for a matrix of pairs this large"
+        elif not taken and row.on_trial:
+            passed, found = _trial.report(op, row.impl, device, dtype)
+            state = found or "taken after a first call that agrees with the reference"
+            taken = row.impl if passed else ""
         else:
-            state = "available" if taken else "taken"
             taken = taken or row.impl
         details.append(f"    {row}: {state}")
     return [f"{op} on {device.type} {_short(dtype)}: {taken or 'none'}", *details]

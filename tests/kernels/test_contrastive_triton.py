@@ -58,6 +58,10 @@ def test_numerics_of_similarity() -> None:
     run("-m", "pytest", str(HERE / "triton_similarity_interpreted.py"))
 
 
+def test_trials_find_the_kernels_right() -> None:
+    run("-m", "pytest", str(HERE / "test_trial.py"), "-k", "right_kernels and float32 or no_trace")
+
+
 @pytest.mark.slow
 def test_the_rest_of_the_numerics() -> None:
     for name in ("triton_similarity_interpreted.py", "triton_augment_interpreted.py"):
@@ -66,6 +70,7 @@ def test_the_rest_of_the_numerics() -> None:
     run("-m", "pytest", str(HERE / "triton_interpreted.py"), FEW_ROWS="0", SHARED="1")
     for name in ("triton_interpreted.py", "triton_small_interpreted.py"):
         run("-m", "pytest", str(HERE / name), "-m", "slow or not slow")
+    run("-m", "pytest", str(HERE / "test_trial.py"))
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 
@@ -37,30 +35,46 @@ def test_the_reference_runs_everything_everywhere(device, dtype):
         assert resolve(op, "reference", device=device, dtype=dtype) == "reference"
 
 
-def test_auto_takes_native_for_perturbations_on_the_cpu_when_it_is_there(extension):
+def test_auto_takes_native_on_the_cpu_when_it_is_there(extension):
     best = "native" if extension else "reference"
     for op in ("pgd_step_", "project_", "random_start_"):
         for norm in ("linf", "l2", "l1"):
             for dtype in FLOATS:
                 assert resolve(op, "auto", device="cpu", dtype=dtype, norm=norm) == best
-                assert resolve(op, "auto", device="cuda", dtype=dtype, norm=norm) == "reference"
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32) == best
     assert resolve("nt_xent", "auto", device="cpu", dtype=torch.float32, levels="several", treatment="attract") == best
     assert resolve("instance_margin", "auto", device="cpu", dtype=torch.bfloat16) == "reference"
-    assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float32) == "reference"
 
 
-@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
-@pytest.mark.parametrize("op", ["info_nce", "nt_xent", "sup_con", "clip_loss", "instance_margin"])
-def test_auto_leaves_the_reference_where_its_matrices_need_gigabytes(op):
-    large, small = dispatch.matrix(65_536, 4_097), dispatch.matrix(65_536, 4_096)
-    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, **large) == "triton"
-    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, **small) == "reference"
-    assert resolve(op, "auto", device="cuda", dtype=torch.bfloat16, width="above 512", **large) == "reference"
-    assert resolve(op, "reference", device="cuda", dtype=torch.bfloat16, **large) == "reference"
-    text = explain(op, device="cuda")
-    assert text.startswith(f"{op} on cuda float32: reference")
-    assert "matrix above 1 GiB): taken for a matrix of pairs this large" in text
+KERNELS = [op for op in dispatch.OPS if op != "sigmoid_loss"]
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_auto_prefers_kernels_on_a_gpu_on_trial(op, monkeypatch):
+    monkeypatch.setattr(dispatch, "_absence", lambda impl, device: None)
+    for dtype in (torch.bfloat16, torch.float32):
+        row = dispatch.find(op, "auto", device="cuda", dtype=dtype)
+        assert row.impl in ("triton", "native") and row.on_trial
+        assert not dispatch.find(op, "reference", device="cuda", dtype=dtype).on_trial
+    assert explain(op, device="cuda").startswith(f"{op} on cuda float32: {row.impl}")
+    assert explain(op, device="cuda").count("taken after a first call that agrees with the reference") == 1
+    assert not any(row.on_trial and "cuda" not in row.devices for row in dispatch.SUPPORT)
+    assert not dispatch.find(op, "auto", device="cpu", dtype=dtype).on_trial
+
+
+def test_auto_takes_the_reference_on_a_gpu_for_what_kernels_do_not_do(monkeypatch):
+    monkeypatch.setattr(dispatch, "_absence", lambda impl, device: None)
+    for op, features in (
+        ("nt_xent", {"width": "above 512"}),
+        ("nt_xent", {"debias": "yes"}),
+        ("nt_xent", {"topk": "above 255"}),
+        ("instance_margin", {"width": "above 512"}),
+        ("similarity_topk", {"k": "above 256"}),
+        ("augment", {"order": "any"}),
+        ("sigmoid_loss", {}),
+    ):
+        assert resolve(op, "auto", device="cuda", dtype=torch.float32, **features) == "reference"
+    assert resolve("nt_xent", "auto", device="cuda", dtype=torch.float64) == "reference"
 
 
 def test_named_native_never_falls_back(extension):
@@ -121,7 +135,7 @@ def test_explain_says_what_is_taken_and_why(extension):
     assert text.splitlines()[0] == f"pgd_step_ on cpu float32: {'native' if extension else 'reference'}"
     assert ("absent here: no compiler was found" in text) == (not extension)
     assert "native" in explain("pgd_step_", device="cuda", dtype=torch.float16)
-    assert explain("pgd_step_", device="cuda").splitlines()[0] == "pgd_step_ on cuda float32: reference"
+    assert explain("sigmoid_loss", device="cuda").splitlines()[0] == "sigmoid_loss on cuda float32: reference"
     assert explain("nt_xent", dtype=torch.int32).splitlines()[0] == "nt_xent on cpu int32: none"
     assert [line.split()[0] for line in explain().splitlines() if line[0] != " "] == list(dispatch.OPS)
     with pytest.raises(ValueError, match="op must be one of"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _arguments as arguments
-from .. import dispatch
+from .. import _trial, dispatch
 from . import ops
 from .steps import GEOMETRY, NAMES, OF_COLOR, STEPS
 
@@ -63,13 +64,27 @@ def augment(
     _check_images(images, max_value)
     arguments.check_flag("clip", clip)
     names, parameters = _parameters(images, steps)
-    chosen = dispatch.resolve("augment", impl, device=images.device, dtype=images.dtype, order=_order(names))
+    row = dispatch.find("augment", impl, device=images.device, dtype=images.dtype, order=_order(names))
     result = images.dtype if dtype is None and images.dtype != torch.uint8 else dtype or torch.float32
     if result not in _OUTPUTS or (result == torch.float64) != (images.dtype == torch.float64):
         raise TypeError(f"dtype must be a floating-point dtype, float64 for float64 images alone, got {result}")
     codes = [NAMES.index(name) for name in names]
-    augmented: Tensor = ops.augment_op(images.detach(), parameters, codes, float(max_value), clip, result, chosen)
+    rest = parameters, codes, float(max_value), clip, result
+    chosen = row.impl
+    if row.on_trial and impl == "auto":
+        chosen = _tried(row, images.detach(), (*names, clip, result, images.is_contiguous()), rest)
+    augmented: Tensor = ops.augment_op(images.detach(), *rest, chosen)
     return augmented
+
+
+def _tried(row: dispatch.Support, images: Tensor, kind: tuple[Any, ...], rest: tuple[Any, ...]) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, images: Tensor) -> Tensor:
+        augmented: Tensor = ops.augment_op(images, *rest, impl)
+        return augmented
+
+    return _trial.choose(row.op, row.impl, kind, run, images)
 
 
 def _check_images(images: Tensor, max_value: float) -> None:

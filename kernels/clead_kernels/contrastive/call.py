@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _arguments as arguments
-from .. import dispatch
+from .. import _trial, dispatch
 from . import ops, small
 from .form import Form
 from .pairs import Pairs
@@ -31,14 +32,84 @@ class Options(NamedTuple):
 
 def loss(op: str, anchors: Tensor, candidates: Tensor | None, pairs: Pairs, form: Form, options: Options) -> Tensor:
     """The reduced loss of a call whose pairs and form are checked."""
-    columns = (anchors if candidates is None else candidates).shape[0]
-    chosen, scale, options = _chosen(op, anchors, columns, pairs, form, options)
-    return _loss(chosen, scale, anchors, candidates, pairs, form, options)
+    return _call(_loss, op, anchors, candidates, pairs, form, options)
 
 
 def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, options: Options) -> Tensor:
     """The mean of the losses of ``a`` by ``b`` and of ``b``, of as many rows, by ``a``; ``pairs`` are those of a."""
-    chosen, scale, options = _chosen(op, a, b.shape[0], pairs, form, options)
+    return _call(_mirrored_loss, op, a, b, pairs, form, options)
+
+
+def _call(
+    compute: Callable[..., Tensor],
+    op: str,
+    anchors: Tensor,
+    candidates: Tensor | None,
+    pairs: Pairs,
+    form: Form,
+    options: Options,
+) -> Tensor:
+    reductions = (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS
+    arguments.check_choice("reduction", options.reduction, reductions)
+    arguments.check_flag("normalize", options.normalize)
+    arguments.check_flag("grad_candidates", options.grad_candidates)
+    if options.weights is not None:
+        weights = arguments.check_weights("weights", options.weights, anchors.shape[0], anchors.device)
+        options = options._replace(weights=weights)
+    asked = form._replace(positives_reduction="mean") if form.positives_reduction == "sum" else form
+    features = {**pairs.features(anchors.shape[1]), **asked.features()}
+    row = dispatch.find(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
+    temperature, number = arguments.split_temperature(options.temperature, anchors.device)
+    chosen = row.impl
+    if row.on_trial and options.impl == "auto":
+        tensors = anchors, candidates, temperature
+        chosen = _tried(row, tuple(features.values()), compute, *tensors, number, pairs, form, options)
+    return compute(chosen, (temperature, number), anchors, candidates, pairs, form, options)
+
+
+def _tried(
+    row: dispatch.Support,
+    features: tuple[str, ...],
+    compute: Callable[..., Tensor],
+    anchors: Tensor,
+    candidates: Tensor | None,
+    temperature: Tensor | None,
+    number: float,
+    pairs: Pairs,
+    form: Form,
+    options: Options,
+) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, anchors: Tensor, candidates: Tensor | None, temperature: Tensor | None) -> Tensor:
+        return compute(impl, (temperature, number), anchors, candidates, pairs, form, options)
+
+    rows, columns = anchors.shape[0], (anchors if candidates is None else candidates).shape[0]
+    sizes = _trial.size(rows), _trial.size(columns), _trial.width(anchors.shape[1])
+    near = temperature is None or temperature.device == anchors.device
+    chosen = options.normalize, options.reduction, options.grad_candidates, options.weights is None
+    return _trial.choose(
+        row.op,
+        row.impl,
+        (*features, *pairs.given(), form.positives_reduction, near, *chosen, *sizes),
+        run,
+        anchors,
+        candidates,
+        temperature,
+        accuracy=_trial.DECISIONS if pairs.compares else _trial.SUMS,
+        large=_trial.large(rows, columns),
+    )
+
+
+def _mirrored_loss(
+    chosen: str,
+    scale: tuple[Tensor | None, float],
+    a: Tensor,
+    b: Tensor,
+    pairs: Pairs,
+    form: Form,
+    options: Options,
+) -> Tensor:
     if (
         chosen == "triton"
         and options.reduction != "none"
@@ -51,27 +122,6 @@ def mirrored_loss(op: str, a: Tensor, b: Tensor, pairs: Pairs, form: Form, optio
     back = pairs._replace(clusters=pairs.candidate_clusters, candidate_clusters=pairs.clusters)
     there = _loss(chosen, scale, a, b, pairs, form, options)
     return (there + _loss(chosen, scale, b, a, back, form, options)) / 2
-
-
-def _chosen(
-    op: str, anchors: Tensor, columns: int, pairs: Pairs, form: Form, options: Options
-) -> tuple[str, tuple[Tensor | None, float], Options]:
-    """(implementation, temperature as the ops take it, checked options)."""
-    reductions = (*_REDUCTIONS, "mean_valid") if op == "sup_con" else _REDUCTIONS
-    arguments.check_choice("reduction", options.reduction, reductions)
-    arguments.check_flag("normalize", options.normalize)
-    arguments.check_flag("grad_candidates", options.grad_candidates)
-    if options.weights is not None:
-        weights = arguments.check_weights("weights", options.weights, anchors.shape[0], anchors.device)
-        options = options._replace(weights=weights)
-    if form.positives_reduction == "sum":
-        form = form._replace(positives_reduction="mean")
-    rows, width = anchors.shape
-    features = {**pairs.features(width), **form.features()}
-    if anchors.is_cuda and options.impl == "auto":  # elsewhere it decides nothing, and would guard a compiler's sizes
-        features |= dispatch.matrix(rows, columns)
-    chosen = dispatch.resolve(op, options.impl, device=anchors.device, dtype=anchors.dtype, **features)
-    return chosen, arguments.split_temperature(options.temperature, anchors.device), options
 
 
 def _loss(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _arguments as arguments
-from .. import _library, dispatch
+from .. import _library, _trial, dispatch
 from .._rows import full_precision, working_dtype, working_rows, working_rows_backward
 from . import call
 
@@ -57,13 +57,28 @@ def instance_margin(
     else:
         positives = torch.arange(rows, device=anchors.device)
     features = {"width": "up to 512" if anchors.shape[1] <= 512 else "above 512"}
-    if anchors.is_cuda and impl == "auto":
-        features |= dispatch.matrix(rows, columns)
-    chosen = dispatch.resolve("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, **features)
+    row = dispatch.find("instance_margin", impl, device=anchors.device, dtype=anchors.dtype, **features)
     arguments.check_flag("normalize", normalize)
     scale = arguments.split_temperature(temperature, anchors.device)
+    chosen = row.impl
+    if row.on_trial and impl == "auto":
+        chosen = _tried(row, anchors, candidates, normalize, positives)
     margin: Tensor = _forward_op(anchors, candidates, *scale, normalize, positives, chosen)[0]
     return margin
+
+
+def _tried(row: dispatch.Support, anchors: Tensor, candidates: Tensor, normalize: bool, positives: Tensor) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, a: Tensor, b: Tensor) -> Tensor:
+        """Margins, and what they are differences of; gradients are the same code, and those of ties are not."""
+        a, b = a.detach(), b.detach()
+        usual = torch.linalg.vector_norm(working_rows(b, normalize)) / max(1, len(b)) ** 0.5
+        lengths = usual * torch.linalg.vector_norm(working_rows(a, normalize), dim=1)
+        return torch.stack([_forward_op(a, b, None, 1.0, normalize, positives, impl)[0], lengths], 1)
+
+    sizes = _trial.size(anchors.shape[0]), _trial.size(candidates.shape[0]), _trial.width(anchors.shape[1])
+    return _trial.choose(row.op, row.impl, (normalize, *sizes), run, anchors, candidates)
 
 
 def _temperature(temperature_tensor: Tensor | None, temperature: float, like: Tensor) -> Tensor | float:

@@ -136,6 +136,27 @@ class Pairs(NamedTuple):
             "width": "up to 512" if width <= 512 else "above 512",
         }
 
+    def given(self) -> tuple[bool | str, ...]:
+        """Which rules there are beside ``features``: a kernel is another one for each."""
+        return (
+            self.positive_index is None,
+            self.groups is None,
+            self.candidate_groups is None,
+            self.threshold is None,
+            self.row_threshold is None,
+            self.clusters is None,
+            self.each_level,
+            self.all_rules,
+            # Branches, for what a compiler may not know the value of.
+            "up to 16" if self.topk <= 16 else "up to 64" if self.topk <= 64 else "more",
+            "left out" if self.weight == 0.0 else "weighted",
+        )
+
+    @property
+    def compares(self) -> bool:
+        """Whether cosines, which every implementation rounds otherwise, decide what is a false negative."""
+        return self.threshold is not None or self.row_threshold is not None or self.topk > 0
+
 
 SCHEMA = (
     "int self_offset, Tensor? self_index, int positive_offset, Tensor? positive_index, Tensor? groups, "

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from .. import _library
 from . import pairs as rules
@@ -77,7 +76,7 @@ def loss(
     ``mirrored``: the mean of the reduced loss and of that of the candidates as anchors, for equally many of both.
     """
     options = (normalize, reduction, sum_positives, weights, mirrored)
-    if _watched(anchors, candidates):
+    if _library.watched(anchors, candidates):  # to be seen costs more than the launches
         result: Tensor = forward_op(anchors, candidates, temperature_tensor, temperature, *options, *pairs)[0]
         return result
     from . import triton_small  # not at the top: Triton need not be installed
@@ -87,16 +86,6 @@ def loss(
         result = _Small.apply(anchors, candidates, temperature_tensor, call)  # type: ignore[no-untyped-call]
         return result
     return triton_small.forward(call)[0]
-
-
-def _watched(anchors: Tensor, candidates: Tensor | None) -> bool:
-    """Whether someone must see the op: a compiler, a mode, a transform, a subclass. It costs more than the launches."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or any(type(x) not in (Tensor, Parameter) for x in (anchors, candidates) if x is not None)
-    )
 
 
 class _Small(torch.autograd.Function):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 
+from .. import _trial
 from .._arguments import check_flag
-from ..dispatch import Impl, resolve
+from ..dispatch import Impl, Support, find
 from . import arguments, ops
 from .arguments import Bounds, Norm
 
@@ -68,20 +73,19 @@ def pgd_step_(
     length, length_tensor = arguments.radius("step_size", step_size, x, x_adv.dtype, norm)
     low, high = arguments.limits(bounds)
     check_flag("targeted", targeted)
-    taken = resolve("pgd_step_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
+    row = find("pgd_step_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
     x = arguments.clean(x, x_adv)
+    rest: tuple[Any, ...] = (radius, length, radius_tensor, length_tensor, low, high, targeted)
     if norm == "l1":
         part, part_tensor = arguments.sparsity(l1_sparsity, x, x_adv.dtype)
+        rest = radius, length, part, radius_tensor, length_tensor, part_tensor, low, high, targeted
     if momentum_buffer is not None:
         arguments.check_buffer(momentum_buffer, momentum, x_adv, grad, x)
-        ops.MOMENTUM[taken](momentum_buffer, grad, float(momentum))
-        grad = momentum_buffer
-    op = ops.PGD_STEP[norm][taken]
-    if norm == "l1":
-        tensors = (radius_tensor, length_tensor, part_tensor)
-        op(x_adv, grad, x, radius, length, part, *tensors, low, high, targeted)
-    else:
-        op(x_adv, grad, x, radius, length, radius_tensor, length_tensor, low, high, targeted)
+    taken = row.impl
+    if row.on_trial and impl == "auto":
+        write = partial(_step, norm, grad, x, momentum, rest)
+        taken = _tried(row, (norm, targeted, grad.is_contiguous()), write, x, x_adv, momentum_buffer)
+    _step(norm, grad, x, momentum, rest, taken, x_adv, momentum_buffer)
     return x_adv
 
 
@@ -128,8 +132,13 @@ def random_start_(
     arguments.check_whole("step", step, 32)
     # The dispatcher's integers are signed; Philox only looks at the bits.
     key = seed - 2**64 if seed >= 2**63 else seed
-    op = ops.RANDOM_START[norm][resolve("random_start_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
-    op(x_adv, arguments.clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high)
+    row = find("random_start_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
+    rest = arguments.clean(x, x_adv), radius, radius_tensor, key, sample_ids, step, low, high
+    taken = row.impl
+    if row.on_trial and impl == "auto":
+        write = partial(_write, ops.RANDOM_START[norm], rest)
+        taken = _tried(row, (norm, sample_ids is None), write, rest[0], x_adv)
+    ops.RANDOM_START[norm][taken](x_adv, *rest)
     return x_adv
 
 
@@ -164,6 +173,44 @@ def project_(
     arguments.check_images("project_", x_adv, x=x)
     radius, radius_tensor = arguments.radius("eps", eps, x, x_adv.dtype, norm)
     low, high = arguments.limits(bounds)
-    op = ops.PROJECT[norm][resolve("project_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)]
-    op(x_adv, arguments.clean(x, x_adv), radius, radius_tensor, low, high)
+    row = find("project_", impl, device=x.device, dtype=x_adv.dtype, norm=norm)
+    rest = arguments.clean(x, x_adv), radius, radius_tensor, low, high
+    taken = row.impl
+    if row.on_trial and impl == "auto":
+        taken = _tried(row, (norm,), partial(_write, ops.PROJECT[norm], rest), rest[0], x_adv)
+    ops.PROJECT[norm][taken](x_adv, *rest)
     return x_adv
+
+
+def _step(
+    norm: Norm,
+    grad: Tensor,
+    x: Tensor,
+    momentum: float,
+    rest: tuple[Any, ...],
+    impl: str,
+    x_adv: Tensor,
+    buffer: Tensor | None,
+) -> None:
+    if buffer is not None:
+        ops.MOMENTUM[impl](buffer, grad, float(momentum))
+        grad = buffer
+    ops.PGD_STEP[norm][impl](x_adv, grad, x, *rest)
+
+
+def _write(by_impl: dict[str, ops.Op], rest: tuple[Any, ...], impl: str, x_adv: Tensor) -> None:
+    by_impl[impl](x_adv, *rest)
+
+
+def _tried(
+    row: Support, kind: tuple[Any, ...], write: Callable[..., None], x: Tensor, x_adv: Tensor, *others: Tensor | None
+) -> str:
+    """What runs a call that writes x_adv and ``others``, as ``write(impl, x_adv, *others)`` does."""
+
+    def run(impl: str, *written: Tensor | None) -> tuple[Tensor, ...]:
+        write(impl, *written)
+        return tuple(y for y in written if y is not None)
+
+    sample = _trial.size(x.numel() // max(1, x.shape[0]))
+    kind = (*kind, sample, x.is_contiguous(), x_adv.is_contiguous())
+    return _trial.choose(row.op, row.impl, kind, run, x_adv, *others, accuracy=_trial.BITS, writes=True)

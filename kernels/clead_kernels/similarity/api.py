@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .. import _arguments as arguments
-from .. import dispatch
+from .. import _trial, dispatch
+from .._rows import working_rows
 from . import ops
 
 
@@ -43,9 +45,13 @@ def similarity(
             raise ValueError(
                 f"a and b must have leading dimensions that broadcast, got {list(a.shape)} and {list(b.shape)}"
             )
-    chosen = dispatch.resolve("similarity", impl, device=a.device, dtype=a.dtype, **_width(a))
+    row = dispatch.find("similarity", impl, device=a.device, dtype=a.dtype, **_width(a))
     arguments.check_flag("normalize", normalize)
-    scores: Tensor = ops.forward_op(a, b, *arguments.split_temperature(temperature, a.device), normalize, chosen)
+    tensor, number = arguments.split_temperature(temperature, a.device)
+    chosen = row.impl
+    if row.on_trial and impl == "auto":
+        chosen = _tried(row, a, b, tensor, number, normalize)
+    scores: Tensor = ops.forward_op(a, b, tensor, number, normalize, chosen)
     return scores
 
 
@@ -79,9 +85,41 @@ def similarity_topk(
     arguments.check_count("k", k, 1, bank.shape[0])
     arguments.check_flag("normalize", normalize)
     features = {"k": "up to 256" if k <= 256 else "above 256", **_width(queries)}
-    chosen = dispatch.resolve("similarity_topk", impl, device=queries.device, dtype=queries.dtype, **features)
+    row = dispatch.find("similarity_topk", impl, device=queries.device, dtype=queries.dtype, **features)
+    chosen = row.impl
+    if row.on_trial and impl == "auto":
+        chosen = _tried_topk(row, queries, bank, k, normalize)
     values, indices = ops.topk_op(queries.detach(), bank.detach(), k, normalize, chosen)
     return values, indices
+
+
+def _tried(row: dispatch.Support, a: Tensor, b: Tensor, tensor: Tensor | None, number: float, normalize: bool) -> str:
+    """What runs a call that ``row``, which is on trial, would run."""
+
+    def run(impl: str, a: Tensor, b: Tensor, tensor: Tensor | None) -> Tensor:
+        scores: Tensor = ops.forward_op(a, b, tensor, number, normalize, impl)
+        return scores
+
+    return _trial.choose(row.op, row.impl, (normalize, a.ndim, b.ndim, *_sizes(a, b)), run, a, b, tensor)
+
+
+def _tried_topk(row: dispatch.Support, queries: Tensor, bank: Tensor, k: int, normalize: bool) -> str:
+    """As ``_tried``."""
+
+    def run(impl: str, queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """The values, and what the indices point at: equal values come in any order."""
+        queries, bank = queries.detach(), bank.detach()
+        values, indices = ops.topk_op(queries, bank, k, normalize, impl)
+        indices = torch.where((indices >= 0) & (indices < len(bank)), indices, 0)  # wrong ones must not be followed
+        rows, others = working_rows(queries, normalize), working_rows(bank, normalize)
+        pointed_at = torch.stack([(rows * others[column]).sum(1) for column in indices.unbind(1)], 1)
+        return values, pointed_at.to(values.dtype)
+
+    return _trial.choose(row.op, row.impl, (normalize, _trial.size(k), *_sizes(queries, bank)), run, queries, bank)
+
+
+def _sizes(a: Tensor, b: Tensor) -> tuple[int, int, int]:
+    return _trial.size(a.shape[-2]), _trial.size(b.shape[-2]), _trial.width(a.shape[-1])
 
 
 def _width(x: Tensor) -> dict[str, str]:
