@@ -79,7 +79,7 @@ def measure(case: Case, options: Options, environment: Row) -> list[Row]:
     truth = _direct(case.part, *(t.double() for t in _operands(case)))()
     errors = {form: float((call().double() - truth).norm() / truth.norm()) for form, call in calls.items()}
     right = {form: Pass([call]) for form, call in calls.items() if errors[form] <= TOLERANCE}
-    samples = timing.interleave(right, timing.WallClock(), seconds=0.3 if options.quick else 4.0, fewest=5, most=100)
+    samples = timing.interleave(right, timing.WallClock(), seconds=0.3 if options.quick else 3.0, fewest=5, most=100)
     times = {form: timing.summarize([sum(stages) for stages in taken]) for form, taken in samples.items()}
     line = 1e3 * case.flops / rates.product(torch.float32, options.device)
     found: list[Row] = []
