@@ -26,7 +26,12 @@ class Conv3x3(nn.Conv2d):
 
     def serves(self, x: Tensor, weight: Tensor) -> bool:
         """Whether x [B, C, H, W] is convolved with ``weight`` by Winograd's algorithm."""
-        return self.winograd and x.device.type == "cpu" and not _watched() and served(x, weight)
+        return (
+            self.winograd
+            and x.device.type == "cpu"
+            and not _watched()
+            and served(x.shape, len(weight), x.device, x.dtype)
+        )
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.serves(input, weight):

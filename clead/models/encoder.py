@@ -73,9 +73,9 @@ class Encoder(nn.Module):
         self.bn_config = bn
         self.normalize = Normalize(mean, std)
 
-    def laid_out(self, x: Tensor, width: int) -> Tensor:
-        """The same x [B, C, H, W], in memory as a CPU convolves it fastest to ``width`` channels."""
-        return laid_out(x, width, self.winograd) if self.by_rule else x
+    def laid_out(self, x: Tensor, width: int, stride: int = 1) -> Tensor:
+        """The same x [B, C, H, W], laid out for convolutions to ``width`` channels, the first of ``stride``."""
+        return laid_out(x, width, stride, self.winograd) if self.by_rule else x
 
     def use_winograd(self, winograd: bool) -> None:
         """Whether 3x3 convolutions may be computed by Winograd's algorithm."""

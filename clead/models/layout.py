@@ -7,22 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clead_kernels.convolution import served
+
 CACHE = 2 * 2**20
 """Bytes next to a core, on today's servers."""
 
 
-def laid_out(x: Tensor, width: int, winograd: bool) -> Tensor:
-    """x [B, C, H, W] in the layout in which a CPU convolves it fastest to ``width`` channels.
+def laid_out(x: Tensor, width: int, stride: int, winograd: bool) -> Tensor:
+    """x [B, C, H, W] in the layout in which a CPU convolves it fastest to ``width`` channels, at ``stride`` first.
 
-    Channels innermost with ``winograd``, whose kernels want them so, and where the float32 weights of a 3x3 convolution
-    between so many channels fit into CACHE, else outermost: with AVX-512, 16 images and one thread, oneDNN does forward
-    and backward of 64 channels at 32x32 in 13.8 ms innermost and 18.1 outermost, of 512 at 4x4 in 36.0 and 20.7. Other
-    devices and types get x as it is.
+    Channels innermost where ``winograd`` may be and is taken, whose kernels want them so, and where the float32 weights
+    of a 3x3 convolution between so many channels fit into CACHE, else outermost: with AVX-512, 16 images and one
+    thread, oneDNN does forward and backward of 64 channels at 32x32 in 13.8 ms innermost and 18.1 outermost, of 512 at
+    4x4 in 36.0 and 20.7. Other devices and types get x as it is.
     """
     if not torch.compiler.is_compiling() and (_tracing() or torch._C._are_functorch_transforms_active()):
         return x  # neither a saved trace nor torch.func takes a Function like ours
-    form = torch.channels_last if winograd or 4 * 9 * width**2 <= CACHE else torch.contiguous_format
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.is_contiguous(memory_format=form):
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return x
+    maps = (x.shape[0], width, *(-(-length // stride) for length in x.shape[2:]))
+    innermost = 4 * 9 * width**2 <= CACHE or (winograd and served(maps, width, x.device, x.dtype))
+    form = torch.channels_last if innermost else torch.contiguous_format
+    if x.is_contiguous(memory_format=form):
         return x
     out: Tensor = _LaidOut.apply(x, form)  # type: ignore[no-untyped-call]
     return out

@@ -171,7 +171,7 @@ class ResNet(Encoder):
         if self.stem == "imagenet":  # no value is below 0, so that zeros around it are as good as nothing
             x = F.max_pool2d(_same(x, 3, 2), 3, 2) if self.padding == "same" else F.max_pool2d(x, 3, 2, padding=1)
         for index, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = self.laid_out(x, self.width << index)
+            x = self.laid_out(x, self.width << index, 2 if index else 1)
             for block in stage:
                 x = block(x, branch)
         return x.mean((2, 3))

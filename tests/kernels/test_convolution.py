@@ -174,8 +174,7 @@ def test_what_does_not_fit_is_named(x, weight, bias, error, message):
 @native_only
 def test_auto_takes_native_where_tiles_are_many_and_full():
     def taken(batch, inputs, outputs, size, dtype=torch.float32):
-        x, weight = torch.empty(batch, inputs, size, size, dtype=dtype), torch.empty(outputs, inputs, 3, 3, dtype=dtype)
-        return served(x, weight)
+        return served((batch, inputs, size, size), outputs, torch.device("cpu"), dtype)
 
     assert taken(16, 64, 64, 4) and taken(1, 64, 64, 16) and taken(16, 128, 128, 4, torch.float64)
     assert not taken(15, 64, 64, 4)  # few tiles

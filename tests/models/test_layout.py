@@ -5,6 +5,7 @@ import torch
 
 from clead.models import BatchNormConfig, ResNet, initialise
 from clead.models.layout import laid_out
+from clead_kernels import _native
 
 WIDE, NARROW = 256, 128  # 3x3 weights of 2.4 MB and of 0.6 MB
 LAST, FIRST = torch.channels_last, torch.contiguous_format
@@ -15,15 +16,18 @@ def images(form=FIRST, **options):
     return x.contiguous(memory_format=form).requires_grad_()
 
 
-def test_winograds_kernels_want_the_channels_innermost():
-    assert laid_out(images(), WIDE, winograd=True).is_contiguous(memory_format=LAST)
+@pytest.mark.skipif(not _native.available(), reason=f"no native kernels: {_native.why_absent()}")
+def test_winograds_kernels_want_the_channels_innermost_where_they_are_taken():
+    for count, stride, form in ((2, 1, LAST), (1, 1, FIRST), (4, 2, FIRST), (8, 2, LAST)):  # 16 or 4 tiles each
+        x = torch.rand(count, 3, 16, 16)
+        assert laid_out(x.contiguous(memory_format=LAST), WIDE, stride, winograd=True).is_contiguous(memory_format=form)
 
 
 @pytest.mark.parametrize("before", [LAST, FIRST])
 @pytest.mark.parametrize(("width", "after"), [(NARROW, LAST), (WIDE, FIRST)])
 def test_values_stay_and_the_gradient_comes_back_in_the_layout_before(before, width, after):
     x = images(before)
-    out = laid_out(x, width, winograd=False)
+    out = laid_out(x, width, 1, winograd=False)
     assert torch.equal(out, x) and out.is_contiguous(memory_format=after)
     upstream = torch.rand_like(out)
     (grad,) = torch.autograd.grad(out, x, upstream)
@@ -32,14 +36,14 @@ def test_values_stay_and_the_gradient_comes_back_in_the_layout_before(before, wi
 
 def test_what_the_rule_was_not_measured_for_is_left_alone():
     for x in (images(dtype=torch.float64), images().bfloat16(), torch.empty(4, 3, 10, 12, device="meta")):
-        assert laid_out(x, NARROW, winograd=False) is x
+        assert laid_out(x, NARROW, 1, winograd=False) is x
 
 
 def test_torch_func_and_saved_traces_go_through(tmp_path):
     x, conv = images().detach(), torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
 
     def convolved(x):
-        return conv(laid_out(x, NARROW, winograd=False))
+        return conv(laid_out(x, NARROW, 1, winograd=False))
 
     torch.testing.assert_close(torch.func.vmap(convolved)(x[None])[0], conv(x))
     grad = torch.func.grad(lambda x: convolved(x).pow(2).sum())(x)
@@ -50,7 +54,7 @@ def test_torch_func_and_saved_traces_go_through(tmp_path):
 
 def test_a_second_derivative_goes_through():
     x = images()
-    (grad,) = torch.autograd.grad(laid_out(x, NARROW, winograd=False).pow(3).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(laid_out(x, NARROW, 1, winograd=False).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(grad.sum(), x)
     torch.testing.assert_close(second, 6 * x)
 

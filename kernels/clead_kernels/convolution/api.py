@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,15 +42,16 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: disp
     """
     _check_weight(weight, bias)
     _check_images(x, weight)
-    chosen = dispatch.resolve("conv3x3", impl, device=x.device, dtype=x.dtype, **_features(x, weight))
+    features = _features(x.shape, weight.shape[0])
+    chosen = dispatch.resolve("conv3x3", impl, device=x.device, dtype=x.dtype, **features)
     out: Tensor = ops.conv_op(x, weight, bias, chosen)
     return out
 
 
-def served(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``auto`` takes another implementation than the reference for tensors that fit."""
-    chosen = dispatch.resolve("conv3x3", "auto", device=x.device, dtype=x.dtype, **_features(x, weight))
-    return chosen != "reference"
+def served(shape: Sequence[int], channels: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``auto`` takes another implementation than the reference from ``shape`` [B, C, H, W] to ``channels``."""
+    features = _features(shape, channels)
+    return dispatch.resolve("conv3x3", "auto", device=device, dtype=dtype, **features) != "reference"
 
 
 class PackedConv3x3:
@@ -68,7 +71,7 @@ class PackedConv3x3:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         _check_weight(weight, bias)
-        features = {**_features(weight, weight), "tiles": "many"}
+        features = {**_features(weight.shape, weight.shape[0]), "tiles": "many"}
         dispatch.resolve("conv3x3", "native", device=weight.device, dtype=weight.dtype, **features)
         self._shape = weight.shape
         self._packed, self._turned = native.room(weight, False), native.room(weight, True)
@@ -96,15 +99,15 @@ class PackedConv3x3:
         return out
 
 
-def _features(x: Tensor, weight: Tensor) -> dict[str, str]:
-    channels, (height, width) = weight.shape[:2], x.shape[2:]
+def _features(shape: Sequence[int], out: int) -> dict[str, str]:
+    batch, channels, height, width = shape
     down, across = (height + 3) // 4, (width + 3) // 4
-    tiles = x.shape[0] * down * across
+    tiles = batch * down * across
     # Where a tile has little to do, what is saved in multiplications is lost in values that nobody asked for.
     filled = 2 * height * width >= 16 * down * across
-    many = filled and tiles >= max(_TILES, sum(channels) // _CHANNELS_PER_TILE)
+    many = filled and tiles >= max(_TILES, (channels + out) // _CHANNELS_PER_TILE)
     return {
-        "channels": "multiples of 16" if all(count % _MULTIPLE == 0 for count in channels) else "any",
+        "channels": "multiples of 16" if channels % _MULTIPLE == out % _MULTIPLE == 0 else "any",
         "tiles": "many" if many else "few",
     }
 
