@@ -24,17 +24,14 @@ class Conv3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
         self.winograd = True
 
-    def serves(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether x [B, C, H, W] is convolved with ``weight`` by Winograd's algorithm."""
-        return (
-            self.winograd
-            and x.device.type == "cpu"
-            and not _watched()
-            and served(x.shape, len(weight), x.device, x.dtype)
-        )
+    def serves(self, x: Tensor, *, packed: bool = False) -> bool:
+        """Whether x [B, C, H, W] is convolved by Winograd's algorithm, with a packed weight or not."""
+        if not self.winograd or x.device.type != "cpu" or _watched():
+            return False
+        return served(x.shape, self.out_channels, x.device, x.dtype, packed=packed)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.serves(input, weight):
+        if self.serves(input):
             return conv3x3(input, weight, bias)
         out: Tensor = super()._conv_forward(input, weight, bias)
         return out
@@ -60,7 +57,7 @@ class FrozenConv3x3:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H, W]."""
-        if not self._layer.serves(x, self._weight):
+        if not self._layer.serves(x, packed=True):
             return self._layer._conv_forward(x, self._weight, self._bias)
         if self._packed is None:
             self._packed = PackedConv3x3(self._weight, self._bias)

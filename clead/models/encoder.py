@@ -58,10 +58,12 @@ class Encoder(nn.Module):
         normalize: the first layer.
         by_rule: ``laid_out`` changes layouts; otherwise that of the weights is that of all feature maps.
         winograd: see ``Conv3x3``; set by ``use_winograd``.
+        packed: the weights of these convolutions are packed, as in a view.
     """
 
     by_rule = True
     winograd = True
+    packed = False
 
     def __init__(
         self, feature_dim: int, *, in_channels: int, mean: Sequence[float], std: Sequence[float], bn: BatchNormConfig
@@ -75,7 +77,7 @@ class Encoder(nn.Module):
 
     def laid_out(self, x: Tensor, width: int, stride: int = 1) -> Tensor:
         """The same x [B, C, H, W], laid out for convolutions to ``width`` channels, the first of ``stride``."""
-        return laid_out(x, width, stride, self.winograd) if self.by_rule else x
+        return laid_out(x, width, stride, self.winograd, self.packed) if self.by_rule else x
 
     def use_winograd(self, winograd: bool) -> None:
         """Whether 3x3 convolutions may be computed by Winograd's algorithm."""

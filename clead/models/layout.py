@@ -13,7 +13,7 @@ CACHE = 2 * 2**20
 """Bytes next to a core, on today's servers."""
 
 
-def laid_out(x: Tensor, width: int, stride: int, winograd: bool) -> Tensor:
+def laid_out(x: Tensor, width: int, stride: int, winograd: bool, packed: bool = False) -> Tensor:
     """x [B, C, H, W] in the layout in which a CPU convolves it fastest to ``width`` channels, at ``stride`` first.
 
     Channels innermost where ``winograd`` may be and is taken, whose kernels want them so, and where the float32 weights
@@ -26,7 +26,7 @@ def laid_out(x: Tensor, width: int, stride: int, winograd: bool) -> Tensor:
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return x
     maps = (x.shape[0], width, *(-(-length // stride) for length in x.shape[2:]))
-    innermost = 4 * 9 * width**2 <= CACHE or (winograd and served(maps, width, x.device, x.dtype))
+    innermost = 4 * 9 * width**2 <= CACHE or (winograd and served(maps, width, x.device, x.dtype, packed=packed))
     form = torch.channels_last if innermost else torch.contiguous_format
     if x.is_contiguous(memory_format=form):
         return x

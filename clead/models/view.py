@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clead.models.batch_norm import TINY, Branch, BranchBatchNorm
 from clead.models.convolution import Conv3x3, FrozenConv3x3
+from clead.models.encoder import Encoder
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -54,6 +55,9 @@ class View:
                     stand_ins[layer], stand_ins[norm] = nn.Identity(), _Folded(layer, norm, dtype)
             self._folded = [module for module in stand_ins.values() if isinstance(module, _Folded)]
         self.module = self._copy(model, training, stand_ins)
+        for module in self.module.modules():
+            if isinstance(module, Encoder) and not training:
+                module.packed = True
 
     def refresh(self, branches: tuple[str, ...]) -> None:
         """Take over the model's weights and statistics as they are now; ``branches`` will be asked for."""

@@ -12,8 +12,9 @@ from .. import dispatch
 from . import native, ops
 
 _MULTIPLE = 16  # of channels, in the native implementation
-# From so many tiles on the native implementation is the faster one: and more where more channels are to be transformed.
-_TILES, _CHANNELS_PER_TILE = 16, 16
+# From so many tiles on the native implementation is the faster one: more where more channels are to be transformed, and
+# half as many where the weight is transformed already.
+_TILES, _CHANNELS_PER_TILE, _PACKED_CHANNELS_PER_TILE = 16, 16, 32
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: dispatch.Impl = "auto") -> Tensor:
@@ -48,9 +49,11 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: disp
     return out
 
 
-def served(shape: Sequence[int], channels: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``auto`` takes another implementation than the reference from ``shape`` [B, C, H, W] to ``channels``."""
-    features = _features(shape, channels)
+def served(
+    shape: Sequence[int], channels: int, device: torch.device, dtype: torch.dtype, *, packed: bool = False
+) -> bool:
+    """Whether native is faster than the reference, with a packed weight or not, from [B, C, H, W] to ``channels``."""
+    features = _features(shape, channels, _PACKED_CHANNELS_PER_TILE if packed else _CHANNELS_PER_TILE)
     return dispatch.resolve("conv3x3", "auto", device=device, dtype=dtype, **features) != "reference"
 
 
@@ -99,13 +102,13 @@ class PackedConv3x3:
         return out
 
 
-def _features(shape: Sequence[int], out: int) -> dict[str, str]:
+def _features(shape: Sequence[int], out: int, channels_per_tile: int = _CHANNELS_PER_TILE) -> dict[str, str]:
     batch, channels, height, width = shape
     down, across = (height + 3) // 4, (width + 3) // 4
     tiles = batch * down * across
     # Where a tile has little to do, what is saved in multiplications is lost in values that nobody asked for.
     filled = 2 * height * width >= 16 * down * across
-    many = filled and tiles >= max(_TILES, (channels + out) // _CHANNELS_PER_TILE)
+    many = filled and tiles >= max(_TILES, (channels + out) // channels_per_tile)
     return {
         "channels": "multiples of 16" if channels % _MULTIPLE == out % _MULTIPLE == 0 else "any",
         "tiles": "many" if many else "few",
