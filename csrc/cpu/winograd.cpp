@@ -26,7 +26,9 @@ Tiled<T> tiled(T* data, const Tensor& x, const char* name) {
   return {data, x.size(1), x.size(2), x.size(3), x.stride(0), x.stride(2), x.stride(3)};
 }
 
-int64_t packed_size(int64_t out, int64_t in) { return kPoints * winograd_plane(winograd_padded(out), in); }
+int64_t packed_size(int64_t out, int64_t in) {
+  return winograd_padded(out) / kColumnBlock * kPoints * winograd_plane(kColumnBlock, in);
+}
 
 int64_t tiles(const Tensor& x) { return x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4); }
 
@@ -53,7 +55,7 @@ void pack_(Tensor weight, bool turned, Tensor packed) {
   for_type(weight, {&packed}, [&]<class T>() {
     const auto kernel = kernel_of(const_data<T>(weight), weight, turned, "weight");
     STD_TORCH_CHECK(packed.is_contiguous() && packed.numel() == packed_size(kernel.out, kernel.in),
-                    "packed must be contiguous and of 36 x (channels out, padded to 64, x channels in + 16)");
+                    "packed must be contiguous and, for every 64 channels out, of 36 x (64 x channels in + 16)");
     check_written(packed, "packed", {&weight});
     T* const to = mutable_data<T>(packed);
     isa();  // may throw, which must not happen on a worker thread
@@ -73,6 +75,7 @@ struct Plan {
     rows = std::clamp(round_up(tiles, kRegisterRows), kRegisterRows, most);
     while (rows > kFewTiles && (tiles + rows - 1) / rows * groups < wanted) rows = round_up(rows / 2, kRegisterRows);
     blocks = (tiles + rows - 1) / rows;
+    rows = std::max(kRegisterRows, round_up((tiles + blocks - 1) / std::max<int64_t>(blocks, 1), kRegisterRows));
     parts = std::min(groups, std::max<int64_t>(1, wanted / std::max<int64_t>(blocks, 1)));
     columns = (groups + parts - 1) / parts * kColumnBlock;
     parts = (winograd_padded(out) + columns - 1) / columns;

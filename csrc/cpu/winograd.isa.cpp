@@ -174,27 +174,32 @@ void store_results(const T* sums, int64_t rows, const T* bias, int64_t begin, in
 template <class T>
 void multiply(const T* values, int64_t rows, int64_t in, const T* packed, const T* bias, int64_t begin, int64_t end,
               T* sums, const Tiled<T>& out, int64_t first, int64_t count) {
-  const int64_t kernel = winograd_plane(winograd_padded(out.channels), in), plane = winograd_plane(rows, in);
+  const int64_t plane = winograd_plane(rows, in), kernel = winograd_plane(kColumnBlock, in);
   for (int64_t c = begin; c < end; c += kColumnBlock) {
     const int64_t columns = std::min(kColumnBlock, end - c);
     for (int64_t p = 0; p < kPoints; ++p)
-      for (int64_t k = 0; k < in; k += kSummed)
-        tile_product<T>(values + p * plane + k, in, 1, packed + p * kernel + c * in + k * kPanel<T>, kPanel<T>,
-                        kPanel<T> * in, sums + p * winograd_plane(rows, kColumnBlock), kColumnBlock, count, columns,
-                        std::min(kSummed, in - k), k > 0);
+      for (int64_t k = 0; k < in; k += kSummed) {
+        const int64_t depth = std::min(kSummed, in - k);
+        const T* const right = packed + (c / kColumnBlock * kPoints + p) * kernel + k * kColumnBlock;
+        tile_product<T>(values + p * plane + k, in, 1, right, kPanel<T>, kPanel<T> * depth,
+                        sums + p * winograd_plane(rows, kColumnBlock), kColumnBlock, count, columns, depth, k > 0);
+      }
     store_results(sums, rows, bias, c, c + columns, out, first, count);
   }
 }
 
-// packed: 36 planes of [padded out / panel, in, panel], as tile_product reads it.
+// packed, in the order in which multiply reads it: for kColumnBlock channels out 36 planes of parts of kSummed channels in,
+// each [kColumnBlock / panel, channels in, panel] as tile_product takes it.
 template <class T>
 void pack(const Kernel<const T>& kernel, int64_t begin, int64_t end, T* packed) {
   constexpr int64_t kDepth = 16;  // a part of the kernel that stays in the cache
-  const int64_t plane = winograd_plane(winograd_padded(kernel.out), kernel.in);
+  const int64_t plane = winograd_plane(kColumnBlock, kernel.in);
   T part[kDepth * 9 * kPanel<T>];
   for (int64_t o = begin; o < winograd_padded(end); o += kPanel<T>)
     for (int64_t first = 0; first < kernel.in; first += kDepth) {
-      const int64_t depth = std::min(kDepth, kernel.in - first);
+      const int64_t depth = std::min(kDepth, kernel.in - first), summed = first / kSummed * kSummed;
+      T* const to = packed + o / kColumnBlock * kPoints * plane + summed * kColumnBlock +
+                    o % kColumnBlock * std::min(kSummed, kernel.in - summed) + (first - summed) * kPanel<T>;
       for (int64_t lane = 0; lane < kPanel<T>; ++lane)
         for (int64_t c = 0; c < depth; ++c)
           for (int64_t tap = 0; tap < 9; ++tap) {
@@ -207,7 +212,7 @@ void pack(const Kernel<const T>& kernel, int64_t begin, int64_t end, T* packed) 
           Vec<T> taps[3][3], at[6][6];
           load_points<T, 3>(part + c * 9 * kPanel<T> + lane, kPanel<T>, taps);
           both<T, 3, 6>(taps, at, of_taps<T>);
-          store_points<T, 6>(at, packed + o * kernel.in + (first + c) * kPanel<T> + lane, plane);
+          store_points<T, 6>(at, to + c * kPanel<T> + lane, plane);
         }
     }
 }

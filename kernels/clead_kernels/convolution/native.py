@@ -41,7 +41,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tupl
 def room(weight: Tensor, turned: bool) -> Tensor:
     """Uninitialised memory for ``pack``."""
     out, channels = weight.shape[1::-1] if turned else weight.shape[:2]
-    return weight.new_empty(_POINTS * (-(-out // _COLUMNS) * _COLUMNS * channels + _GAP))
+    return weight.new_empty(-(-out // _COLUMNS) * _POINTS * (_COLUMNS * channels + _GAP))
 
 
 def pack(weight: Tensor, turned: bool, packed: Tensor) -> None:
