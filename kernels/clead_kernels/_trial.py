@@ -139,10 +139,13 @@ def report(op: str, impl: str, device: torch.device, dtype: torch.dtype) -> tupl
     return right > 0, "; ".join([*texts, *dict.fromkeys(f"one {f.text}" for f in found if f.text)])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _compiled(key: tuple[Any, ...]) -> _Finding | None:
     """What is known when code is compiled, without a guard on what is found later."""
     return _findings.get(key)
+
+
+# What torch.compiler.assume_constant_result does after it has imported the compiler, which takes a second.
+_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _blind(x: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from clead_kernels import FalseNegatives, clip_loss, info_nce, nt_xent, sup_con
+from clead_kernels import FalseNegatives, _library, clip_loss, info_nce, nt_xent, sup_con
 from clead_kernels import _arguments as arguments
 from clead_kernels.contrastive import small, triton_small, triton_small_configs
 from clead_kernels.contrastive.pairs import Pairs
@@ -237,7 +237,7 @@ def test_two_launches(door, direct, monkeypatch):
     """Reduction, its gradient, norms and conversions included; the counter is made once per stream."""
     monkeypatch.setattr(arguments, "values_readable", lambda _: False)  # as on a CUDA device
     if direct:  # else the mode that counts makes it take the op
-        monkeypatch.setattr(small, "_watched", lambda *_: False)
+        monkeypatch.setattr(_library, "watched", lambda *_: False)
     call, inputs = doors()[door]
     for x in inputs:
         x.requires_grad_()
@@ -270,7 +270,7 @@ def test_the_op_and_the_way_past_it_give_the_same_bits(monkeypatch):
     a, b = data(20, 20)
     results = []
     for watched in (False, True):
-        monkeypatch.setattr(small, "_watched", lambda *_, watched=watched: watched)
+        monkeypatch.setattr(_library, "watched", lambda *_, watched=watched: watched)
         results.append(
             gradients(lambda a, b, t: clip_loss(a, b, temperature=t, impl="triton"), a, b, 0.2, torch.float32)
         )
@@ -295,7 +295,7 @@ def test_large_calls_and_other_forms_go_elsewhere(monkeypatch):
 
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_second_derivative_is_refused(watched, monkeypatch):
-    monkeypatch.setattr(small, "_watched", lambda *_: watched)
+    monkeypatch.setattr(_library, "watched", lambda *_: watched)
     a = data(6, 1)[0].requires_grad_()
     (grad,) = torch.autograd.grad(nt_xent(a, impl="triton"), a, create_graph=True)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
