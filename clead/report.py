@@ -149,11 +149,11 @@ def output_console() -> Console:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The runs and evaluations inside a folder that is no run itself, such as ``runs``; else what was named."""
+    """The runs and evaluations inside a folder that is no run itself, such as ``runs``, and it if it is one or none."""
     if (path / "run.json").exists() or not path.is_dir():
         return [path]
-    children = sorted(path.iterdir())
-    return [child for child in children if (child / "run.json").is_file() or is_evaluation(child)] or [path]
+    children = [child for child in sorted(path.iterdir()) if (child / "run.json").is_file() or is_evaluation(child)]
+    return [path, *children] if is_evaluation(path) or not children else children
 
 
 def page_folder(runs: Sequence[Path]) -> Path:

@@ -229,3 +229,14 @@ def test_an_encoder_from_outside(acl_file, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="adv_finetune needs an encoder: a run, or a file in an official format"):
         main(["flat_letters:build", *common[2:], "--protocols", "adv_finetune"])
+
+
+def test_another_classifier_of_an_earlier_stage_of_the_run_is_told_from_it_too(run, tmp_path):
+    resume(run, "linear_eval", "adv_finetune")
+    out = tmp_path / "out"
+    main([str(run), "--protocols", "linear_eval", *FEW, "--out", str(out)])
+    own = rows(out)
+    main([str(run), "--protocols", "linear_eval", *FEW, "--linear-eval.epochs", "9", "--out", str(out)])
+    assert rows(out)[: len(own)] == own
+    assert {row["protocol"] for row in own} == {"linear_eval"}
+    assert {row["protocol"] for row in rows(out)[len(own) :]} == {"linear_eval_refitted"}

@@ -343,6 +343,21 @@ def test_an_evaluation_of_a_model_from_outside(tmp_path, capsys):
     assert "clead.train" not in page and "Beside the papers" not in page
 
 
+def test_figures_of_one_model_are_not_shown_for_several(tmp_path, capsys):
+    command(capsys, write_evaluation(tmp_path / "one", "timm:a"))
+    folder = write_evaluation(tmp_path / "out", "timm:a", "timm:b")
+    (tmp_path / "one" / "figures").rename(folder / "figures")
+    assert command(capsys, folder)[0] == 0
+    assert ".png" not in (folder / "report.md").read_text()
+
+
+def test_an_evaluation_in_a_folder_of_runs_is_reported_with_them(tmp_path, capsys):
+    folder = write_evaluation(tmp_path / "all", "timm:a")
+    write_run(folder / "r", [row("trained", "clean", 0.5)], compare=[])
+    _, out, _ = command(capsys, folder, "--no-figures")
+    assert ["timm:a", "80.0", "40.0"] in words(out) and "50.0" in out
+
+
 def test_an_evaluation_of_several_models_beside_a_run_of_the_name_of_one(tmp_path, capsys):
     folder = write_evaluation(tmp_path / "all" / "out", "r", "timm:b")
     run = write_run(tmp_path / "all" / "r", [row("trained", "clean", 0.5)], compare=[])

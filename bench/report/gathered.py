@@ -25,11 +25,14 @@ def gather(tar: Path, folder: Path) -> list[Path]:
             if found is None or file is None:
                 continue
             path = folder / found[1]
-            head, *lines = file.read().decode().splitlines(keepends=True)
+            head, *lines = file.read().decode().splitlines(keepends=True) or [""]
+            if not head:  # of a step that was killed
+                continue
             here = path.read_text().splitlines(keepends=True) if path.exists() else [head]
             if here[0] != head:
                 raise ValueError(f"{path} has other columns than {member.name} of {tar}")
-            if new := [line for line in lines if line not in set(here)]:
+            known = set(here)
+            if new := [line for line in lines if line not in known]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("".join(here + new))
                 grown.append(path)

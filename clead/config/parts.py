@@ -209,7 +209,7 @@ class SpeedConfig:
     channels_last: bool = False
     """Keep convolutions' weights, and so all feature maps, with the channels innermost."""
     winograd: bool = True
-    """On CPUs, compute float32 convolutions of 3x3 and stride 1 by Winograd's algorithm, with fewer multiplications."""
+    """On CPUs, compute convolutions of 3x3 and stride 1 by Winograd's algorithm, with fewer multiplications."""
     fold: bool = True
     """Attack a copy of the model in which eval-mode batch norm is folded into the convolutions."""
     executor: Executor = "eager"

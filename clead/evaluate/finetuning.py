@@ -134,9 +134,15 @@ def _protocol(opened: Opened, stage: Stage, dataset: str, branch: str) -> str:
 
     In a run's own table nothing but the seed can differ, which the rows say.
     """
-    own = tuple(opened.subject.key[name] for name in ("protocol", "dataset", "bn_branch"))
-    in_table = opened.whole and not opened.shared
-    return stage if in_table or own != (stage, dataset, branch) else f"{stage}_refitted"
+    if opened.whole and not opened.shared:
+        return stage
+    if opened.run is not None and opened.whole:
+        of_stage = opened.config.finetuning(stage).data or opened.config.data
+        own = stage in RunFolder(opened.run).stages and of_stage == dataset
+    else:
+        key = opened.subject.key
+        own = (stage, dataset, branch) == (key["protocol"], key["dataset"], key["bn_branch"])
+    return f"{stage}_refitted" if own else stage
 
 
 def _folder_name(opened: Opened, stage: Stage, dataset: str) -> str:

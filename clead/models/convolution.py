@@ -17,7 +17,7 @@ class Conv3x3(nn.Conv2d):
         out_channels: of its output.
 
     Attributes:
-        winograd: take ``clead_kernels.conv3x3`` where it is faster than PyTorch: float32 on CPUs, a rounding apart.
+        winograd: take ``clead_kernels.conv3x3`` where it is faster than PyTorch: on CPUs, a rounding apart.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -26,7 +26,7 @@ class Conv3x3(nn.Conv2d):
 
     def serves(self, x: Tensor, *, packed: bool = False) -> bool:
         """Whether x [B, C, H, W] is convolved by Winograd's algorithm, with a packed weight or not."""
-        if not self.winograd or x.device.type != "cpu" or _watched():
+        if not self.winograd or x.device.type != "cpu" or watched():
             return False
         return served(x.shape, self.out_channels, x.device, x.dtype, packed=packed)
 
@@ -60,11 +60,12 @@ class FrozenConv3x3:
         if not self._layer.serves(x, packed=True):
             return self._layer._conv_forward(x, self._weight, self._bias)
         if self._packed is None:
-            self._packed = PackedConv3x3(self._weight, self._bias)
+            with torch.inference_mode(False):  # other passes may not be in that mode
+                self._packed = PackedConv3x3(self._weight, self._bias)
         return self._packed(x)
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether someone wants PyTorch's own operators: a compiler, a trace, a transform, autocast."""
     return (
         torch.compiler.is_compiling()

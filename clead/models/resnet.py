@@ -44,7 +44,10 @@ def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1, paddi
 
 
 class _Block(nn.Module):
-    """What both blocks share: the shortcut, a 1x1 convolution and batch norm where the shape changes."""
+    """What both blocks share: the shortcut, a 1x1 convolution and batch norm where the shape changes.
+
+    Sums and ReLUs are in place, as torchvision's: a hook on a batch norm must copy what it keeps.
+    """
 
     expansion: ClassVar[int]
 

@@ -10,6 +10,7 @@ from clead.engine.environment import name_commit
 from clead.engine.files import write_atomic
 from clead.errors import UserError
 from clead.figures.drawing import FIGURES
+from clead.figures.files import read_names
 from clead.summary.accuracies import corruption_table, results_tables, transfer_tables
 from clead.summary.beside import paper_blocks
 from clead.summary.blocks import Block, Bullets, Commands, Pictures, Section, Words
@@ -70,8 +71,10 @@ def sections_of(groups: Sequence[Group]) -> list[Section]:
 
 
 def figures_of(group: Group) -> list[Block]:
-    """The figures of a group's first run."""
+    """The figures of a group's first run; of an evaluation of several models there are none."""
     run = group.first
+    if run.outside and len(read_names(run.path)) > 1:
+        return []
     files = [(TITLES[name], run.path / "figures" / f"{name}.png") for name in FIGURES]
     there = [(title, file) for title, file in files if file.is_file()]
     of = group.name if len(group.runs) == 1 else f"{group.name}, seed {run.seed}"

@@ -21,7 +21,7 @@ int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 // [N, C, H, W] with the channels innermost.
 template <class T>
 Tiled<T> tiled(T* data, const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) % 16 == 0 && (x.stride(1) == 1 || x.size(1) == 0), name,
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) > 0 && x.size(1) % 16 == 0 && x.stride(1) == 1, name,
                   " must be [B, C, H, W] with the channels, a multiple of 16, innermost");
   return {data, x.size(1), x.size(2), x.size(3), x.stride(0), x.stride(2), x.stride(3)};
 }
@@ -34,7 +34,8 @@ int64_t tiles(const Tensor& x) { return x.size(0) * ((x.size(2) + 3) / 4) * ((x.
 
 template <class T>
 Kernel<T> kernel_of(T* data, const Tensor& w, bool turned, const char* name) {
-  STD_TORCH_CHECK(w.dim() == 4 && w.size(2) == 3 && w.size(3) == 3 && w.size(0) % 16 == 0 && w.size(1) % 16 == 0, name,
+  STD_TORCH_CHECK(w.dim() == 4 && w.size(2) == 3 && w.size(3) == 3 && w.size(0) % 16 == 0 && w.size(1) % 16 == 0 &&
+                      w.numel() > 0, name,
                   " must be [K, C, 3, 3] with multiples of 16 channels");
   if (!turned) return {data, w.size(0), w.size(1), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
   T* const last = data + 2 * w.stride(2) + 2 * w.stride(3);

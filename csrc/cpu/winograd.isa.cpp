@@ -188,8 +188,8 @@ void multiply(const T* values, int64_t rows, int64_t in, const T* packed, const 
   }
 }
 
-// packed, in the order in which multiply reads it: for kColumnBlock channels out 36 planes of parts of kSummed channels in,
-// each [kColumnBlock / panel, channels in, panel] as tile_product takes it.
+// packed, in the order in which multiply reads it: for kColumnBlock channels out 36 planes of parts of kSummed channels
+// in, each [kColumnBlock / panel, channels in, panel] as tile_product takes it.
 template <class T>
 void pack(const Kernel<const T>& kernel, int64_t begin, int64_t end, T* packed) {
   constexpr int64_t kDepth = 16;  // a part of the kernel that stays in the cache

@@ -3,8 +3,9 @@
 What a compiler made of a kernel for one GPU is known on that GPU alone. So the rows of ``dispatch.SUPPORT`` that are on
 trial are taken by ``impl="auto"`` after one call of the same kind, in the same process, whose results and gradients
 were those of the reference; where they were not, or the kernel raised, one warning says so and the reference runs such
-calls. A kind is the op, the implementation, the device, the dtype, what requires grad and whatever else picks another
-specialisation of the kernel. A trial computes on tensors of its own and leaves nothing but its finding.
+calls. A kind is the op, the implementation, the device, the dtype, what requires grad, and what else picks another
+kernel; of sizes, which pick its tiles too, only a class. A trial computes on tensors of its own and leaves nothing but
+its finding.
 """
 
 from __future__ import annotations
@@ -110,11 +111,13 @@ def size(n: int) -> int:
         return 0
     if n <= 512:
         return 1
-    if n <= 4096:
+    if n <= 2048:
         return 2
-    if n <= 32768:
+    if n <= 4096:
         return 3
-    return 4 if n <= 2**21 else 5
+    if n <= 32768:
+        return 4
+    return 5 if n <= 2**21 else 6
 
 
 def width(n: int) -> int:
@@ -167,6 +170,8 @@ def _try(impl: str, run: Run, tensors: Sequence[Tensor | None], accuracy: Accura
             truth = _results("reference", run, tensors, writes, exact=True)
             excess, error = _compare(found, truth, accuracy)
             excess /= max(1.0, 4 * _compare(expected, truth, accuracy)[0])
+    except torch.OutOfMemoryError:
+        return _Finding(impl, "was not tried, since both together ran out of memory")
     except Exception as problem:
         return _Finding("reference", f"raised {type(problem).__name__} ({str(problem).partition(chr(10))[0]})")
     if excess <= 1:
@@ -200,7 +205,7 @@ def _results(
         for x, grad in zip(wanted, torch.autograd.grad(out, wanted, weights, allow_unused=True), strict=True):
             if grad is not None:
                 length = torch.linalg.vector_norm(x.detach(), dtype=torch.float64)
-                least = 0.01 * total / (length * math.sqrt(len(x) if x.ndim else 1))
+                least = 0.01 * total.to(length.device) / (length * math.sqrt(len(x) if x.ndim else 1))
                 results.append((grad, least.nan_to_num(0.0, 0.0)))
         return results
 

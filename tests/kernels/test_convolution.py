@@ -164,6 +164,8 @@ def test_half_types_have_the_reference_alone():
         (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 3, 3), torch.ones(3), ValueError, r"bias must be \[4\].*got \[3\]"),
         (torch.ones(2, 4, 4, 4).long(), torch.ones(4, 4, 3, 3), None, TypeError, "x must be floating point, got"),
         (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 3, 3, device="meta"), None, ValueError, "must be on the same device"),
+        (torch.ones(2, 0, 4, 4), torch.ones(16, 0, 3, 3), None, ValueError, "K and C above 0, got .16, 0, 3, 3."),
+        (torch.ones(2, 16, 4, 4), torch.ones(0, 16, 3, 3), None, ValueError, "K and C above 0, got .0, 16, 3, 3."),
     ],
 )
 def test_what_does_not_fit_is_named(x, weight, bias, error, message):

@@ -88,9 +88,8 @@ def test_what_is_no_number_stays_near(value):
     x[1, 3, 5, 6] = value
     found = conv3x3(x, weight, bias, impl="native")
     assert not found[1, :, 4:7, 5:8].isfinite().any()
-    found[1, :, 4:8, 4:8] = clean[
-        1, :, 4:8, 4:8
-    ]  # the pixel is in the middle of this tile, and of no other one's border
+    # The pixel is in the middle of this tile, and of no other one's border.
+    found[1, :, 4:8, 4:8] = clean[1, :, 4:8, 4:8]
     assert torch.equal(found, clean)
 
 
@@ -150,3 +149,12 @@ def test_memory_that_is_shared_is_not_written():
     ):
         with pytest.raises(RuntimeError, match=r"memory|contiguous"):
             call()
+
+
+def test_no_channels_are_refused_by_the_ops_themselves():
+    x, none = torch.rand(2, 4, 4, 16).permute(0, 3, 1, 2), torch.rand(2, 4, 4, 0).permute(0, 3, 1, 2)
+    for arguments in ((x, torch.empty(0), None, none), (none, torch.empty(36 * 16), None, x)):
+        with pytest.raises(RuntimeError, match="channels, a multiple of 16, innermost"):
+            torch.ops.clead.conv3x3_packed_(*arguments)
+    with pytest.raises(RuntimeError, match="multiples of 16 channels"):
+        torch.ops.clead.conv3x3_pack_(torch.empty(0, 16, 3, 3), False, torch.empty(0))

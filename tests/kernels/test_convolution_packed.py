@@ -109,3 +109,14 @@ def test_what_it_refuses():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_new_weights_between_forward_and_backward_are_noticed():
+    weight = torch.randn(16, 16, 3, 3)
+    packed, x = PackedConv3x3(weight), torch.randn(2, 16, 8, 8, requires_grad=True)
+    out = packed(x)
+    packed.load(2 * weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+    with torch.inference_mode():
+        PackedConv3x3(weight).load(weight)

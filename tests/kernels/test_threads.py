@@ -53,7 +53,8 @@ def everything(name: str, a: Tensor, b: Tensor) -> list[Tensor]:
     if name in ("linf", "l2", "l1"):
         return images_of(a, name)
     if name == "convolution":
-        leaves = [a.float().view(6, 16, 10, 10).repeat(20, 1, 1, 1), b.float().flatten()[:6912].view(48, 16, 3, 3)]
+        wide = torch.float64 if a.dtype == torch.float64 else torch.float32
+        leaves = [a.to(wide).view(6, 16, 10, 10).repeat(20, 1, 1, 1), b.to(wide).flatten()[:6912].view(48, 16, 3, 3)]
         out = kernels.conv3x3(*(leaf.requires_grad_() for leaf in leaves), impl="native")
         return [out, *torch.autograd.grad(out.square().sum(), leaves)]
     if name == "nearest":

@@ -408,19 +408,57 @@ def test_large_matrices_are_no_trial_but_heed_smaller_ones(counted, monkeypatch,
     assert counted == {"reference": refused, "native": not refused, "triton": 0} and len(found()) == refused
 
 
+A, B = torch.randn(6, 8), torch.randn(70, 8)
+IMAGES = torch.rand(2, 3, 8, 8)
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: nt_xent(A, temperature=0.5), lambda: nt_xent(A, temperature=0.01)),  # one offset for all, or one each
+        (lambda: nt_xent(A, num_views=2), lambda: nt_xent(A, num_views=3)),
+        (lambda: nt_xent(A), lambda: nt_xent(A.clone().requires_grad_())),
+        (lambda: nt_xent(A), lambda: nt_xent(A[:, :7])),
+        (lambda: nt_xent(A), lambda: nt_xent(B)),
+        (
+            lambda: nt_xent(B, false_negatives=FalseNegatives(topk=15)),
+            lambda: nt_xent(B, false_negatives=FalseNegatives(topk=16)),
+        ),
+        (lambda: similarity_topk(A, B, 16), lambda: similarity_topk(A, B, 17)),
+        (
+            lambda: project_(IMAGES.clone(), IMAGES, eps=0.1, norm="l2"),
+            lambda: project_(IMAGES.repeat(1, 1, 9, 9), IMAGES.repeat(1, 1, 9, 9), eps=0.1, norm="l2"),
+        ),
+    ],
+    ids=["temperature", "views", "gradient", "width", "rows", "topk", "k", "pixels"],
+)
+def test_what_picks_another_kernel_is_another_kind(one, other):
+    one()
+    one()
+    assert len(found()) == 1
+    other()
+    assert len(found()) == 2
+
+
 def test_a_matrix_is_large_above_a_gibibyte():
     assert not _trial.large(65_536, 4_096) and _trial.large(65_536, 4_097)
 
 
 @native_only
-def test_a_reference_without_memory_leaves_the_kernel(monkeypatch):
-    def exhausted(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(("impl", "who"), [("reference", "the reference"), ("native", "both together")])
+def test_a_trial_without_memory_leaves_the_kernel(impl, who, monkeypatch):
+    right, left = ops._FORWARD[impl], [torch.OutOfMemoryError("CUDA out of memory")]
 
-    monkeypatch.setitem(ops._FORWARD, "reference", exhausted)
+    def exhausted(*arguments):
+        if left:
+            raise left.pop()
+        return right(*arguments)
+
+    monkeypatch.setitem(ops._FORWARD, impl, exhausted)
     loss_and_grads()
     assert found() == ["native"]
-    assert "one was not tried, since the reference ran out of memory" in explain("info_nce")
+    assert f"one was not tried, since {who} ran out of memory" in explain("info_nce")
 
 
 @native_only

@@ -128,6 +128,7 @@ def test_autocast_and_forward_mode_meet_torchs_operators():
 
 def test_torch_func_compilers_traces_and_exports_go_through():
     layer, plain = conv(), conv(winograd=False)
+    assert layer.serves(X) == _native.available()
     torch.testing.assert_close(torch.func.vmap(layer)(X[None])[0], plain(X))
     grad = torch.func.grad(lambda x: layer(x).pow(2).sum())(X)
     torch.testing.assert_close(grad, torch.func.grad(lambda x: plain(x).pow(2).sum())(X))
@@ -144,6 +145,7 @@ def test_torch_func_compilers_traces_and_exports_go_through():
 
 def test_a_second_derivative_goes_through():
     layer, plain, x = conv().double(), conv(winograd=False).double(), X.double().requires_grad_()
+    assert layer.serves(x) == _native.available()
 
     def second(layer):
         (grad,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
@@ -157,3 +159,28 @@ def test_it_is_a_convolution_to_everyone_else():
     layer = conv()
     assert isinstance(layer, nn.Conv2d) and list(layer.state_dict()) == ["weight"]
     assert not copy.deepcopy(conv(winograd=False)).winograd
+
+
+@native_only
+def test_a_view_that_was_first_used_in_inference_mode_serves_others_too():
+    encoder, x = encoder_of(18), images()
+    view = View(encoder, training=False)
+    view.refresh(("clean",))
+    with torch.inference_mode():
+        first = view.module(x, "clean")
+    view.refresh(("clean",))
+    point = x.clone().requires_grad_()
+    again = view.module(point, "clean")
+    again.sum().backward()
+    assert torch.equal(first, again) and point.grad.isfinite().all()
+
+
+@native_only
+def test_training_steps_with_relus_in_place_are_those_of_float64():
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        encoder = encoder_of(18, dtype).train()
+        encoder.use_winograd(dtype == torch.float32)
+        encoder(images(dtype=dtype), "clean").square().sum().backward()
+        found.append(torch.cat([weight.grad.flatten() for weight in encoder.parameters()]).double())
+    assert (found[0] - found[1]).norm() <= 1e-3 * found[1].norm()  # a few ReLUs fall on the other side

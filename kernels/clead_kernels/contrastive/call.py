@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from .. import _trial, dispatch
 from . import ops, small
 from .form import Form
 from .pairs import Pairs
+from .triton_arguments import SHARPEST
 
 Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS = ("mean", "sum", "none")
@@ -87,11 +89,13 @@ def _tried(
     rows, columns = anchors.shape[0], (anchors if candidates is None else candidates).shape[0]
     sizes = _trial.size(rows), _trial.size(columns), _trial.width(anchors.shape[1])
     near = temperature is None or temperature.device == anchors.device
+    sharp = temperature is None and math.log2(math.e) > SHARPEST * number
+    views = rows // pairs.images if pairs.images > 0 else 0
     chosen = options.normalize, options.reduction, options.grad_candidates, options.weights is None
     return _trial.choose(
         row.op,
         row.impl,
-        (*features, *pairs.given(), form.positives_reduction, near, *chosen, *sizes),
+        (*features, *pairs.given(), form.positives_reduction, near, sharp, views, *chosen, *sizes),
         run,
         anchors,
         candidates,

@@ -137,7 +137,7 @@ class Pairs(NamedTuple):
         }
 
     def given(self) -> tuple[bool | str, ...]:
-        """Which rules there are beside ``features``: a kernel is another one for each."""
+        """Which rules there are beside ``features``, each of which makes another kernel."""
         return (
             self.positive_index is None,
             self.groups is None,
@@ -148,7 +148,7 @@ class Pairs(NamedTuple):
             self.each_level,
             self.all_rules,
             # Branches, for what a compiler may not know the value of.
-            "up to 16" if self.topk <= 16 else "up to 64" if self.topk <= 64 else "more",
+            "below 16" if self.topk < 16 else "below 64" if self.topk < 64 else "more",  # it holds one more
             "left out" if self.weight == 0.0 else "weighted",
         )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .._triton_rows import MAX_WIDTH, Config, inverse_norms, on_device, padded_width, precision
 from .form import Form
 from .pairs import Pairs
-from .triton_arguments import form_of, threshold_of, treatment_of
+from .triton_arguments import SHARPEST, form_of, threshold_of, treatment_of
 from .triton_backward import backward_kernel, prepare_kernel
 from .triton_configs import SECOND, config
 from .triton_division import CLOSE, GATHER, divide, put_together
@@ -34,7 +34,6 @@ from .triton_spread import spread_close_kernel, spread_kernel
 STATISTICS = 13
 """Rows of the statistics."""
 
-_BOUND = 58.0  # exp2 of -2 * sharpness, and 2 ** 10 times the inverse of it, are normal float32 numbers
 _ROWS = 32  # of a program that prepares anchors
 
 
@@ -162,7 +161,7 @@ class _Rule:
         treatment = treatment_of(pairs) if kind != 0 or self.clusters is not None else "none"
         several = self.groups is not None or (offset and index) or treatment == "attract"
         self.form = form_of(form, several)
-        self.bounded = normalize and not self.on_device and self.sharpness <= _BOUND and self.form != "spread"
+        self.bounded = normalize and not self.on_device and self.sharpness <= SHARPEST and self.form != "spread"
         self.masks = "plain" if self.bounded and treatment == "none" else "rules"
         self.masks = self.masks if self.form == "plain" else "forms"
         self.flags: dict[str, Any] = {

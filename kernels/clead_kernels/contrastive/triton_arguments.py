@@ -8,6 +8,9 @@ from torch import Tensor
 from .form import Form
 from .pairs import Pairs
 
+SHARPEST = 58.0
+"""Of unit rows with one offset for all: exp2 of -2 * sharpness, and 2 ** 10 times its inverse, are normal float32."""
+
 
 def threshold_of(a: Tensor, pairs: Pairs) -> tuple[Tensor | float, int, int]:
     """(threshold, its stride, 0 none | 1 a number | 2 a tensor)."""

@@ -17,11 +17,11 @@ from torch import Tensor
 from .._triton_rows import on_device, padded_width, precision
 from .pairs import Pairs
 from .small import statistics_size
+from .triton_arguments import SHARPEST
 from .triton_small_backward import small_backward_kernel
 from .triton_small_configs import FEW_ROWS, config
 from .triton_small_forward import small_forward_kernel
 
-_BOUND = 58.0  # as in ``triton``
 _LOG2E = math.log2(math.e)
 _SPARE = 1024  # counters set aside for streams and for calls in CUDA graphs
 _KERNELS: dict[str, Any] = {"forward": small_forward_kernel, "backward": small_backward_kernel}
@@ -109,7 +109,7 @@ def prepare(
     given = temperature_tensor is not None
     sharpness = 0.0 if given else _LOG2E / temperature
     key = _Key(
-        a.dtype, width, rows <= FEW_ROWS, given, normalize, normalize and not given and sharpness <= _BOUND,
+        a.dtype, width, rows <= FEW_ROWS, given, normalize, normalize and not given and sharpness <= SHARPEST,
         "one" if candidates is None else "mirrored" if mirrored else "two", pairs.self_offset == 0, positives, kind,
         pairs.all_rules, treatment, reduction, sum_positives, a.get_device(), (a.data_ptr() | b.data_ptr()) % 16,
         tuple([None if x is None else x.dtype for x in optional]),

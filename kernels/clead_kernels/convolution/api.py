@@ -12,8 +12,8 @@ from .. import dispatch
 from . import native, ops
 
 _MULTIPLE = 16  # of channels, in the native implementation
-# From so many tiles on the native implementation is the faster one: more where more channels are to be transformed, and
-# half as many where the weight is transformed already.
+# From so many tiles on the native implementation is the faster one: at least 16, and more where more channels are to be
+# transformed, but half of that where the weight is transformed already.
 _TILES, _CHANNELS_PER_TILE, _PACKED_CHANNELS_PER_TILE = 16, 16, 32
 
 
@@ -117,8 +117,8 @@ def _features(shape: Sequence[int], out: int, channels_per_tile: int = _CHANNELS
 
 def _check_weight(weight: Tensor, bias: Tensor | None) -> None:
     _check_floats("weight", weight)
-    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
-        raise ValueError(f"weight must be [K, C, 3, 3], got {list(weight.shape)}")
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3) or not weight.numel():
+        raise ValueError(f"weight must be [K, C, 3, 3], K and C above 0, got {list(weight.shape)}")
     if bias is not None:
         _check_floats("bias", bias)
         arguments.check_together("bias", bias, "weight", weight)

@@ -14,9 +14,8 @@ _library.define("conv3x3_weight_gradient_(Tensor x, Tensor grad, Tensor(a!) grad
 _POINTS = 36
 _COLUMNS = 64  # output channels are padded to a multiple of it
 _GAP = 16  # numbers between the points, which keeps them apart in caches
-_HELD = (
-    2**24
-)  # bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time
+# Bytes of packed weights in one piece; beyond 32 MiB the C library asks the system for new pages each time.
+_HELD = 2**24
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -47,6 +46,8 @@ def room(weight: Tensor, turned: bool) -> Tensor:
 def pack(weight: Tensor, turned: bool, packed: Tensor) -> None:
     """The weight at the points, or of the convolution that takes gradients by the output to those by the input."""
     torch.ops.clead.conv3x3_pack_.default(weight, turned, packed)
+    if not packed.is_inference():  # else a backward pass that kept the old ones would not notice
+        torch.autograd.graph.increment_version(packed)
 
 
 def convolve(x: Tensor, packed: Tensor, bias: Tensor | None, channels: int) -> Tensor:

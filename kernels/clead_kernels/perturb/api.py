@@ -211,6 +211,7 @@ def _tried(
         write(impl, *written)
         return tuple(y for y in written if y is not None)
 
-    sample = _trial.size(x.numel() // max(1, x.shape[0]))
+    size = x.numel() // max(1, x.shape[0])
+    sample = sum(size > 2**power for power in range(8, 22))  # a block of threads, a cluster, or several passes
     kind = (*kind, sample, x.is_contiguous(), x_adv.is_contiguous())
     return _trial.choose(row.op, row.impl, kind, run, x_adv, *others, accuracy=_trial.BITS, writes=True)

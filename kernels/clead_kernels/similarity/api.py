@@ -115,7 +115,7 @@ def _tried_topk(row: dispatch.Support, queries: Tensor, bank: Tensor, k: int, no
         pointed_at = torch.stack([(rows * others[column]).sum(1) for column in indices.unbind(1)], 1)
         return values, pointed_at.to(values.dtype)
 
-    return _trial.choose(row.op, row.impl, (normalize, _trial.size(k), *_sizes(queries, bank)), run, queries, bank)
+    return _trial.choose(row.op, row.impl, (normalize, k <= 16, k <= 64, *_sizes(queries, bank)), run, queries, bank)
 
 
 def _sizes(a: Tensor, b: Tensor) -> tuple[int, int, int]:
