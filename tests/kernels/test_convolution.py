@@ -153,7 +153,13 @@ def test_half_types_have_the_reference_alone():
         (torch.ones(2, 4, 4), torch.ones(4, 4, 3, 3), None, ValueError, r"x must be \[B, 4, H, W\].*got \[2, 4, 4\]"),
         (torch.ones(2, 5, 4, 4), torch.ones(4, 4, 3, 3), None, ValueError, r"x must be \[B, 4, .*got \[2, 5, 4, 4\]"),
         (torch.ones(2, 4, 0, 4), torch.ones(4, 4, 3, 3), None, ValueError, r"H and W above 0, got \[2, 4, 0, 4\]"),
-        (torch.ones(2, 4, 4, 4), torch.ones(4, 4, 5, 5), None, ValueError, r"weight must be \[K, C, 3, 3\], got"),
+        (
+            torch.ones(2, 4, 4, 4),
+            torch.ones(4, 4, 5, 5),
+            None,
+            ValueError,
+            r"\[K, C, 3, 3\], K and C above 0, got",
+        ),
         (
             torch.ones(2, 4, 4, 4),
             torch.ones(4, 4, 3, 3).double(),

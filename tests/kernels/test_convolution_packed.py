@@ -104,7 +104,11 @@ def test_what_it_refuses():
         (lambda: packed(x.float()), TypeError, "x and weight must have the same dtype, got float32 and float64"),
         (lambda: PackedConv3x3(weight[:, :8]), NotImplementedError, "cannot run conv3x3 .*channels=any"),
         (lambda: PackedConv3x3(weight.bfloat16()), NotImplementedError, "cannot run conv3x3 on cpu, bfloat16"),
-        (lambda: PackedConv3x3(weight[0]), ValueError, r"weight must be \[K, C, 3, 3\], got \[16, 3, 3\]"),
+        (
+            lambda: PackedConv3x3(weight[0]),
+            ValueError,
+            r"\[K, C, 3, 3\], K and C above 0, got \[16, 3, 3\]",
+        ),
         (lambda: PackedConv3x3(weight, bias.float()), TypeError, "must have the same dtype"),
     ):
         with pytest.raises(error, match=message):

@@ -419,7 +419,7 @@ IMAGES = torch.rand(2, 3, 8, 8)
         (lambda: nt_xent(A, temperature=0.5), lambda: nt_xent(A, temperature=0.01)),  # one offset for all, or one each
         (lambda: nt_xent(A, num_views=2), lambda: nt_xent(A, num_views=3)),
         (lambda: nt_xent(A), lambda: nt_xent(A.clone().requires_grad_())),
-        (lambda: nt_xent(A), lambda: nt_xent(A[:, :7])),
+        (lambda: nt_xent(A), lambda: nt_xent(torch.randn(6, 64))),
         (lambda: nt_xent(A), lambda: nt_xent(B)),
         (
             lambda: nt_xent(B, false_negatives=FalseNegatives(topk=15)),

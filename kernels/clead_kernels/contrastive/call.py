@@ -89,8 +89,9 @@ def _tried(
     rows, columns = anchors.shape[0], (anchors if candidates is None else candidates).shape[0]
     sizes = _trial.size(rows), _trial.size(columns), _trial.width(anchors.shape[1])
     near = temperature is None or temperature.device == anchors.device
-    sharp = temperature is None and math.log2(math.e) > SHARPEST * number
-    views = rows // pairs.images if pairs.images > 0 else 0
+    # Branches, for what a compiler may not know the value of.
+    sharp = "sharp" if temperature is None and math.log2(math.e) > SHARPEST * number else "blunt"
+    views = 0 if pairs.images <= 0 else 2 if rows == 2 * pairs.images else 3 if rows == 3 * pairs.images else 4
     chosen = options.normalize, options.reduction, options.grad_candidates, options.weights is None
     return _trial.choose(
         row.op,

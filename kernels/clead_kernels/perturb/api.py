@@ -212,6 +212,7 @@ def _tried(
         return tuple(y for y in written if y is not None)
 
     size = x.numel() // max(1, x.shape[0])
-    sample = sum(size > 2**power for power in range(8, 22))  # a block of threads, a cluster, or several passes
+    # A block of threads, a cluster, or several passes; branches, for what a compiler may not know the value of.
+    sample = len([power for power in range(8, 22) if size > 2**power])
     kind = (*kind, sample, x.is_contiguous(), x_adv.is_contiguous())
     return _trial.choose(row.op, row.impl, kind, run, x_adv, *others, accuracy=_trial.BITS, writes=True)
