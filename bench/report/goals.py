@@ -6,7 +6,7 @@ import argparse
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -186,8 +186,16 @@ def measured(options: argparse.Namespace, goals: list[Goal], say: Callable[[str]
             break
         minutes = left / (len(cases) - done)
         clocks = ("wall", "graph") if options.device == "cuda" else ("wall",)
-        asked = Options(cases=case, impls=impls, minutes=minutes, clocks=clocks, csv=options.csv)
-        sound &= run(replace(asked, device=options.device, threads=options.threads), say=say)[1]
+        asked = Options(
+            cases=case,
+            impls=impls,
+            minutes=minutes,
+            clocks=clocks,
+            csv=options.csv,
+            device=options.device,
+            threads=options.threads,
+        )
+        sound &= run(asked, say=say)[1]
     return sound
 
 

@@ -69,8 +69,13 @@ def watched() -> bool:
     """Whether someone wants PyTorch's own operators: a compiler, a trace, a transform, autocast."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
+        or traced_or_transformed()
         or torch.is_autocast_enabled("cpu")
         or forward_ad._current_level >= 0
     )
+
+
+def traced_or_transformed() -> bool:
+    """Whether a trace is saved or one of ``torch.func``'s transforms is active, which take no Function of ours."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch._C._are_functorch_transforms_active()

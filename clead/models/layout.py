@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clead.models.convolution import watched
+from clead.models.convolution import traced_or_transformed, watched
 from clead_kernels.convolution import served
 
 CACHE = 2 * 2**20
@@ -22,8 +22,8 @@ def laid_out(x: Tensor, width: int, stride: int, winograd: bool, packed: bool = 
     thread, oneDNN does forward and backward of 64 channels at 32x32 in 13.8 ms innermost and 18.1 outermost, of 512 at
     4x4 in 36.0 and 20.7. Other devices and types get x as it is.
     """
-    if not torch.compiler.is_compiling() and (_tracing() or torch._C._are_functorch_transforms_active()):
-        return x  # neither a saved trace nor torch.func takes a Function like ours
+    if not torch.compiler.is_compiling() and traced_or_transformed():
+        return x
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return x
     maps = (x.shape[0], width, *(-(-length // stride) for length in x.shape[2:]))
@@ -33,10 +33,6 @@ def laid_out(x: Tensor, width: int, stride: int, winograd: bool, packed: bool = 
         return x
     out: Tensor = _LaidOut.apply(x, form)  # type: ignore[no-untyped-call]
     return out
-
-
-def _tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class _LaidOut(torch.autograd.Function):
